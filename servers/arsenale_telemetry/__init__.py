@@ -1,0 +1,1 @@
+"""What the assistant's tools cost: events of the hooks, stored once and answered over MCP."""

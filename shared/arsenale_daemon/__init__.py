@@ -1,0 +1,1 @@
+"""The command line `arsenale`, and the one process that hosts the servers."""
