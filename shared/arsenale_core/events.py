@@ -7,7 +7,9 @@ telemetry server turns it into a `HookEvent`. Servers write a `ServerCall` to th
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Host: TypeAlias = Literal["claude-code", "cursor", "vscode", "codex", "gemini", "arsenale", "unknown"]
+Host: TypeAlias = Literal[
+    "claude-code", "cursor", "vscode", "codex", "gemini", "arsenale", "unknown"
+]
 """Who sent the event. `arsenale` is a server of this suite."""
 
 Phase: TypeAlias = Literal["start", "end", "point"]

@@ -1,0 +1,177 @@
+"""From spool to store: each event exactly once, whoever is killed at whatever moment."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+from watchfiles import Change, awatch
+
+from arsenale_core import logs
+from arsenale_core.errors import UnavailableError
+from arsenale_core.events import HookEvent
+from arsenale_telemetry.normalise import Capture, normalise
+from arsenale_telemetry.spool import Claimed, Spool, documents
+from arsenale_telemetry.store import TelemetryStore
+
+BATCH_FILES = 1_000
+BATCH_BYTES = 32 * 2**20
+"""What one transaction takes at most: bounded memory, and a commit's cost shared by many."""
+
+BUSY_RETRY_S = 0.005
+"""How soon to look again at a file whose hook is still writing."""
+
+FAILING_RETRY_S = 1.0
+"""How soon to try again when the store refuses: the disk is full, the server is away."""
+
+LOCK_RETRY_S = 1.0
+"""How often to ask whether the process that drains has ended."""
+
+
+class Drain:
+    """Moves events from SPOOL to STORE. `once()` is the whole promise; `run()` repeats it.
+
+    Attributes:
+        active: Whether this process is the one that drains.
+        error: Why the last attempt failed; `None` while all is well.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: TelemetryStore,
+        *,
+        capture: Capture,
+        max_bytes: int,
+        step_ms: int,
+        now: Callable[[], float],
+    ) -> None:
+        self._spool = spool
+        self._store = store
+        self._capture = capture
+        self._max_bytes = max_bytes
+        self._step_ms = step_ms
+        self._now = now
+        self._log = logs.get("arsenale.drain")
+        self.active = False
+        self.error: str | None = None
+
+    def once(self) -> tuple[int, bool]:
+        """Store one batch: read, commit, and only then unlink.
+
+        Returns:
+            How many files were stored, and whether others were still being written.
+
+        Raises:
+            UnavailableError: The store refused; the files wait.
+        """
+        files, busy = self._spool.claim(BATCH_FILES, BATCH_BYTES, self._now())
+        if files:
+            self._store_files(files)
+        return len(files), busy
+
+    def _store_files(self, files: list[Claimed]) -> None:
+        events, counts = self._parse(files)
+        try:
+            self._store.add(events, counts)
+        except UnavailableError:
+            raise
+        except Exception:
+            # One event that the database will not take must not hold up the others.
+            if len(files) == 1:
+                self._log.exception("an event cannot be stored", file=files[0].path.name)
+                self._spool.quarantine(files[0], files[0].content)
+                self._store.count("quarantined")
+                self._spool.let_go(files)
+                return
+            middle = len(files) // 2
+            self._store_files(files[:middle])
+            self._store_files(files[middle:])
+            return
+        self._spool.let_go(files)
+
+    def _parse(self, files: list[Claimed]) -> tuple[list[HookEvent], dict[str, int]]:
+        events: list[HookEvent] = []
+        counts: Counter[str] = Counter()
+        for file in files:
+            found, damaged = documents(file.content)
+            for number, raw in enumerate(found):
+                origin = f"{file.origin}:{number}"
+                events.append(
+                    normalise(raw, at_us=file.at_us, origin=origin, capture=self._capture)
+                )
+            if damaged:
+                self._spool.quarantine(file, b"\n".join(damaged) + b"\n")
+                counts["quarantined"] += len(damaged)
+            if not file.content:
+                counts["empty"] += 1
+        return events, dict(counts)
+
+    async def run(self) -> None:
+        """Drain for ever: at once when the folder changes, and after whatever failed."""
+        while (lock := await to_thread.run_sync(self._spool.lock)) is None:
+            await anyio.sleep(LOCK_RETRY_S)
+        del lock  # held by the process until it ends: the descriptor is never closed
+        self.active = True
+        changed = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                async for _ in awatch(
+                    self._spool.folder,
+                    watch_filter=_is_new_event,
+                    debounce=self._step_ms,
+                    step=self._step_ms,
+                    recursive=False,
+                    stop_event=stop,
+                ):
+                    changed_now()
+
+            def changed_now() -> None:
+                changed.set()
+
+            stop = anyio.Event()
+            tasks.start_soon(watch)
+            try:
+                while True:
+                    changed = anyio.Event()
+                    pause = await self._drain_all()
+                    with anyio.move_on_after(pause):
+                        await changed.wait()
+            finally:
+                stop.set()
+
+    async def _drain_all(self) -> float:
+        """Store until the spool is empty; return how long to sleep unless it changes, seconds."""
+        try:
+            stored, busy = 1, False
+            while stored:
+                stored, busy = await to_thread.run_sync(self.once)
+            if self.error is not None:
+                self._log.info("the store takes events again")
+                await to_thread.run_sync(self._spool.bound, self._max_bytes)
+            self.error = None
+        except (UnavailableError, OSError) as exc:
+            if self.error is None:
+                self._log.error("events wait in the spool", reason=str(exc))  # noqa: TRY400
+            self.error = str(exc)
+            await to_thread.run_sync(self._hold_back)
+            return FAILING_RETRY_S
+        return BUSY_RETRY_S if busy else 60.0
+
+    def _hold_back(self) -> None:
+        try:
+            dropped = self._spool.bound(self._max_bytes)
+            if dropped:
+                self._store.count("bodies_dropped", dropped)
+        except (UnavailableError, OSError) as exc:
+            self._log.warning("the spool cannot be bounded", reason=str(exc))
+
+
+def _is_new_event(change: Change, path: str) -> bool:
+    return (
+        change is not Change.deleted
+        and path.endswith(".json")
+        and Path(path).parent.name != "claimed"
+    )

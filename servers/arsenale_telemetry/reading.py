@@ -1,0 +1,319 @@
+"""The queries of telemetry: from the sums where they suffice, from calls and events elsewhere."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from arsenale_telemetry import tables as t
+from arsenale_telemetry.window import Window
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """The sums of one tool or project over a window; durations in microseconds."""
+
+    name: str
+    calls: int
+    errors: int
+    interrupted: int
+    timed: int
+    total_us: int
+    max_us: int
+    input_bytes: int
+    output_bytes: int
+    buckets: dict[int, int] = field(default_factory=dict[int, int])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which calls a report is about: a window, and optionally one tool or one project."""
+
+    window: Window
+    tool: str | None = None
+    project: str | None = None
+
+
+_SUMS = ("calls", "errors", "interrupted", "timed", "total_us", "input_bytes", "output_bytes")
+
+
+def groups(db: sa.Connection, scope: Scope, by: str, *, buckets: bool) -> list[Group]:
+    """Return the sums by BY (`tool`, `project` or `period`), unordered; with latency BUCKETS."""
+    key = {"tool": t.usage.c.tool_id, "project": t.usage.c.project_id, "period": t.usage.c.period}
+    sums = [sa.cast(sa.func.sum(t.usage.c[name]), sa.BigInteger).label(name) for name in _SUMS]
+    query = (
+        sa.select(key[by].label("id"), sa.func.max(t.usage.c.max_us).label("max_us"), *sums)
+        .where(_in_scope(t.usage, scope))
+        .group_by(key[by])
+    )
+    rows = db.execute(query).mappings().all()
+    names = _names(db, by, [row["id"] for row in rows])
+    found = {
+        row["id"]: Group(name=names[row["id"]], **{k: v for k, v in row.items() if k != "id"})
+        for row in rows
+    }
+    if buckets:
+        _add_buckets(db, scope, by, found)
+    return list(found.values())
+
+
+def _add_buckets(db: sa.Connection, scope: Scope, by: str, found: dict[Any, Group]) -> None:
+    c = t.latency.c
+    key = {"tool": c.tool_id, "project": c.project_id, "period": c.period}[by]
+    n = sa.cast(sa.func.sum(c.n), sa.BigInteger)
+    query = sa.select(key, c.bucket, n).where(_in_scope(t.latency, scope)).group_by(key, c.bucket)
+    for id, bucket, n in db.execute(query):
+        if id in found:
+            found[id].buckets[bucket] = n
+
+
+def _in_scope(table: sa.Table, scope: Scope) -> sa.ColumnElement[bool]:
+    window = scope.window
+    where = (table.c.grain == window.grain) & (table.c.period >= window.period)
+    if scope.tool is not None:
+        ids = sa.select(t.tool.c.id).where(t.tool.c.name == scope.tool)
+        where &= table.c.tool_id.in_(ids)
+    if scope.project is not None:
+        ids = sa.select(t.project.c.id).where(t.project.c.path == scope.project)
+        where &= table.c.project_id.in_(ids)
+    return where
+
+
+def _names(db: sa.Connection, by: str, ids: list[Any]) -> dict[Any, str]:
+    if by == "period":
+        return {id: str(id) for id in ids}
+    table, column = (t.tool, t.tool.c.name) if by == "tool" else (t.project, t.project.c.path)
+    return {id: name for id, name in db.execute(sa.select(table.c.id, column))}
+
+
+def sessions(db: sa.Connection, window: Window, limit: int, offset: int) -> list[dict[str, Any]]:
+    """Return the sessions seen in WINDOW, busiest first; their figures are of the whole session."""
+    c = t.session.c
+    busiest = (
+        sa.select(t.session)
+        .where(c.last_us >= window.start_us)
+        .order_by(c.calls.desc(), c.last_us.desc())
+        .limit(limit)
+        .offset(offset)
+    )
+    rows = _rows(db, busiest)
+    for row in rows:
+        mine = t.call.c.session_id == row["id"]
+        totals = sa.select(sa.func.sum(t.call.c.duration_us), sa.func.max(t.call.c.duration_us))
+        row["total_us"], row["max_us"] = db.execute(totals.where(mine)).one()
+    return rows
+
+
+def session_count(db: sa.Connection, window: Window) -> int:
+    """Return how many sessions were seen in WINDOW."""
+    seen = t.session.c.last_us >= window.start_us
+    return db.execute(sa.select(sa.func.count()).select_from(t.session).where(seen)).scalar_one()
+
+
+def kinds(db: sa.Connection, first_day: int) -> dict[str, int]:
+    """Return how many events of each kind came since FIRST_DAY, most first."""
+    n = sa.cast(sa.func.sum(t.kinds.c.n), sa.BigInteger)
+    query = sa.select(t.kinds.c.kind, n).where(t.kinds.c.day >= first_day).group_by(t.kinds.c.kind)
+    return {kind: count for kind, count in db.execute(query.order_by(n.desc()))}
+
+
+def counters(db: sa.Connection) -> dict[str, int]:
+    """Return every counter by name."""
+    return {name: n for name, n in db.execute(sa.select(t.counter.c.name, t.counter.c.n))}
+
+
+def slowest(db: sa.Connection, scope: Scope, limit: int) -> list[dict[str, Any]]:
+    """Return the LIMIT slowest calls, slowest first."""
+    c = t.call.c
+    query = _calls(scope).where(c.duration_us.is_not(None))
+    return _rows(db, query.order_by(c.duration_us.desc()).limit(limit))
+
+
+def repeated(db: sa.Connection, scope: Scope, limit: int, newest: int) -> list[dict[str, Any]]:
+    """Return the inputs asked for most often among the NEWEST calls of the scope, most first."""
+    recent = _calls(scope).order_by(t.call.c.ended_us.desc()).limit(newest).subquery()
+    n = sa.func.count().label("calls")
+    query = (
+        sa.select(
+            recent.c.tool,
+            sa.func.max(recent.c.subject).label("subject"),
+            n,
+            sa.func.sum(sa.case((recent.c.status == "error", 1), else_=0)).label("errors"),
+            sa.func.coalesce(sa.func.sum(recent.c.duration_us), 0).label("total_us"),
+        )
+        .where(recent.c.input_sha.is_not(None))
+        .group_by(recent.c.tool, recent.c.input_sha)
+        .having(n > 1)
+        .order_by(n.desc(), sa.text("total_us DESC"))
+        .limit(limit)
+    )
+    return _rows(db, query)
+
+
+def unfinished(db: sa.Connection, window: Window, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many calls began in WINDOW without an end, and the oldest LIMIT of them."""
+    open_calls = t.call.c.status.is_(None) & (t.call.c.started_us >= window.start_us)
+    n = db.execute(sa.select(sa.func.count()).select_from(t.call).where(open_calls)).scalar_one()
+    query = (
+        sa.select(t.call.c.started_us, t.call.c.subject, t.tool.c.name.label("tool"))
+        .join(t.tool, t.tool.c.id == t.call.c.tool_id)
+        .where(open_calls)
+        .order_by(t.call.c.started_us)
+        .limit(limit)
+    )
+    return n, _rows(db, query)
+
+
+def _calls(scope: Scope) -> sa.Select[Any]:
+    """Return a query for the ended calls of SCOPE with their tool's and session's names."""
+    query = (
+        sa.select(
+            t.call.c.duration_us, t.call.c.ended_us, t.call.c.status, t.call.c.subject,
+            t.call.c.input_sha, t.tool.c.name.label("tool"), t.session.c.name.label("session"),
+        )
+        .join(t.tool, t.tool.c.id == t.call.c.tool_id)
+        .join(t.session, t.session.c.id == t.call.c.session_id)
+        .where(t.call.c.ended_us >= scope.window.start_us)
+    )  # fmt: skip
+    if scope.tool is not None:
+        query = query.where(t.tool.c.name == scope.tool)
+    if scope.project is not None:
+        project = sa.select(t.project.c.id).where(t.project.c.path == scope.project)
+        query = query.where(t.call.c.project_id.in_(project))
+    return query
+
+
+def find_session(db: sa.Connection, name: str) -> dict[str, Any] | None:
+    """Return the session called NAME or beginning so; `latest` is the one last seen."""
+    query = sa.select(t.session, t.project.c.path.label("project")).join(
+        t.project, t.project.c.id == t.session.c.project_id
+    )
+    if name != "latest":
+        query = query.where(t.session.c.name.startswith(name, autoescape=True))
+    row = db.execute(query.order_by(t.session.c.last_us.desc()).limit(1)).mappings().first()
+    return dict(row) if row else None
+
+
+def recent_sessions(db: sa.Connection, limit: int) -> list[str]:
+    """Return the names of the sessions last seen, newest first."""
+    query = sa.select(t.session.c.name).order_by(t.session.c.last_us.desc()).limit(limit)
+    return list(db.execute(query).scalars())
+
+
+def timeline(
+    db: sa.Connection, session_id: int, limit: int, offset: int
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many items a session has and a page of them: its calls, and its other events."""
+    c, e = t.call.c, t.event.c
+    calls = (
+        sa.select(
+            sa.func.coalesce(c.started_us, c.ended_us - sa.func.coalesce(c.duration_us, 0)).label(
+                "at_us"
+            ),
+            t.tool.c.name.label("what"), c.subject, c.status, c.duration_us, c.agent_id, c.error,
+            sa.literal(1).label("is_call"),
+        )
+        .join(t.tool, t.tool.c.id == c.tool_id)
+        .where(c.session_id == session_id)
+    )  # fmt: skip
+    points = sa.select(
+        e.at_us, e.kind.label("what"), e.subject, e.status, e.duration_us, e.agent_id, e.error,
+        sa.literal(0).label("is_call"),
+    ).where((e.session_id == session_id) & e.kind.not_in(_CALL_KINDS))  # fmt: skip
+    items = sa.union_all(calls, points).subquery()
+    total = db.execute(sa.select(sa.func.count()).select_from(items)).scalar_one()
+    page = sa.select(items).order_by(items.c.at_us, items.c.is_call).limit(limit).offset(offset)
+    return total, _rows(db, page)
+
+
+_CALL_KINDS = ("PreToolUse", "PostToolUse", "PostToolUseFailure")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """What a search asks for; `None` asks nothing."""
+
+    window: Window
+    text: str | None = None
+    kind: str | None = None
+    tool: str | None = None
+    status: str | None = None
+    session: str | None = None
+    before: tuple[int, int] | None = None
+
+
+def search(db: sa.Connection, wanted: EventFilter, limit: int) -> list[dict[str, Any]]:
+    """Return at most LIMIT events that fit, newest first."""
+    c = t.event.c
+    query = (
+        sa.select(
+            c.id, c.at_us, c.kind, c.status, c.duration_us, c.subject, c.error, c.body,
+            t.tool.c.name.label("tool"), t.session.c.name.label("session"),
+        )
+        .outerjoin(t.tool, t.tool.c.id == c.tool_id)
+        .join(t.session, t.session.c.id == c.session_id)
+        .where(c.at_us >= wanted.window.start_us)
+    )  # fmt: skip
+    if wanted.text:
+        fits = [
+            column.icontains(wanted.text, autoescape=True)
+            for column in (c.subject, c.error, c.body)
+        ]
+        query = query.where(sa.or_(*fits))
+    if wanted.before is not None:
+        query = query.where(sa.tuple_(c.at_us, c.id) < wanted.before)
+    for column, value in ((c.kind, wanted.kind), (c.status, wanted.status)):
+        query = query if value is None else query.where(column == value)
+    if wanted.tool:
+        query = query.where(t.tool.c.name == wanted.tool)
+    if wanted.session:
+        query = query.where(t.session.c.name.startswith(wanted.session, autoescape=True))
+    return _rows(db, query.order_by(c.at_us.desc(), c.id.desc()).limit(limit))
+
+
+def last_event_us(db: sa.Connection) -> int | None:
+    """Return when the newest event happened; `None` in an empty store."""
+    return db.execute(sa.select(sa.func.max(t.event.c.at_us))).scalar()
+
+
+def totals_by_tool(db: sa.Connection) -> list[tuple[str, int, int, int, int]]:
+    """Return `(tool, calls, errors, interrupted, total_us)` over all time, for the counters."""
+    c = t.usage.c
+    sums = [
+        sa.cast(sa.func.sum(x), sa.BigInteger)
+        for x in (c.calls, c.errors, c.interrupted, c.total_us)
+    ]
+    query = (
+        sa.select(t.tool.c.name, *sums)
+        .join(t.tool, t.tool.c.id == c.tool_id)
+        .where(c.grain == t.DAY)
+        .group_by(t.tool.c.name)
+    )
+    return [(name, *values) for name, *values in db.execute(query)]
+
+
+def buckets_by_tool(db: sa.Connection) -> dict[str, dict[int, int]]:
+    """Return how many durations each bucket holds over all time, by tool."""
+    c = t.latency.c
+    query = (
+        sa.select(t.tool.c.name, c.bucket, sa.cast(sa.func.sum(c.n), sa.BigInteger))
+        .join(t.tool, t.tool.c.id == c.tool_id)
+        .where(c.grain == t.DAY)
+        .group_by(t.tool.c.name, c.bucket)
+    )
+    found: dict[str, dict[int, int]] = defaultdict(dict)
+    for name, bucket, n in db.execute(query):
+        found[name][bucket] = n
+    return found
+
+
+def active_sessions(db: sa.Connection, since_us: int) -> int:
+    """Return how many sessions had an event since SINCE_US and have not ended."""
+    c = t.session.c
+    alive = (c.last_us >= since_us) & c.ended_us.is_(None)
+    return db.execute(sa.select(sa.func.count()).select_from(t.session).where(alive)).scalar_one()
+
+
+def _rows(db: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in db.execute(query).mappings()]

@@ -1,0 +1,139 @@
+"""Settings: environment `ARSENALE_*` over `ARSENALE_HOME/config.toml` over defaults, read once.
+
+This is the only module of the suite that reads the environment (the relay and the hooks, which may
+import nothing of ours, read `ARSENALE_HOME` by themselves).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from arsenale_core.errors import InvalidError
+
+PREFIX = "ARSENALE_"
+DEFAULT_HOME = Path("~/.arsenale")
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+"""The hosts that `http_host` may name: beyond loopback needs TLS and OAuth, which are not built."""
+
+
+class Settings(BaseSettings):
+    """What a process may be told from outside: field `x_y` is the variable `ARSENALE_X_Y`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    home: Path = Field(DEFAULT_HOME, description="Directory of every database, key and socket.")
+    database_url: str | None = Field(
+        None, description="PostgreSQL for all servers; without it one SQLite file each."
+    )
+    timezone: str | None = Field(
+        None, description="IANA name that bounds a day; else the system's."
+    )
+
+    http: bool = Field(True, description="Serve MCP, /healthz and /metrics over HTTP as well.")
+    http_host: str = Field("127.0.0.1", description="Loopback address to bind.")
+    http_port: int = Field(8724, ge=0, le=65535, description="Port; 0 lets the system choose.")
+    http_max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest request body.")
+    http_rate_per_minute: int = Field(1200, gt=0, description="Requests a minute, by client.")
+
+    idle_exit_s: float = Field(
+        900, ge=0, description="Exit after so long without client or call; 0 = never."
+    )
+    line_max_bytes: int = Field(16 * 2**20, gt=0, description="Longest JSON-RPC line.")
+    result_max_chars: int = Field(
+        90_000, gt=0, description="Longest tool result, characters (a host cuts at 25,000 tokens)."
+    )
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_max_bytes: int = Field(5 * 2**20, gt=0, description="Log file size at which it rotates.")
+    log_backups: int = Field(3, ge=0, description="Rotated log files kept.")
+
+    capture: Literal["minimal", "summary", "bodies"] = Field(
+        "summary",
+        description="minimal: sizes and hashes; summary: also short redacted arguments; "
+        "bodies: also redacted bodies.",
+    )
+    capture_max_bytes: int = Field(32 * 1024, gt=0, description="Longest body kept, by bytes.")
+    spool_max_bytes: int = Field(
+        256 * 2**20, gt=0, description="Spool size past which bodies, then new events, are dropped."
+    )
+    drain_step_ms: Annotated[int, Field(ge=1, le=1000)] = 5
+    """How long the drain gathers file notices before it looks, milliseconds."""
+    retention_days: int = Field(90, ge=1, description="Age at which raw events go; sums stay.")
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @field_validator("http_host", mode="after")
+    @classmethod
+    def _loopback(cls, host: str) -> str:
+        if host not in LOOPBACK:
+            raise ValueError(f"only loopback is served: one of {', '.join(sorted(LOOPBACK))}")
+        return host
+
+    @field_validator("timezone", mode="after")
+    @classmethod
+    def _known_zone(cls, name: str | None) -> str | None:
+        try:
+            _ = ZoneInfo(name) if name else None
+        except (ZoneInfoNotFoundError, ValueError) as exc:
+            raise ValueError("not an IANA time zone; an example is Europe/Vienna") from exc
+        return name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Rank the sources: what `read` passes (the environment), then the file."""
+        assert isinstance(init_settings, InitSettingsSource)
+        home = Path(str(init_settings.init_kwargs.get("home", DEFAULT_HOME))).expanduser()
+        return (init_settings, TomlConfigSettingsSource(settings_cls, home / "config.toml"))
+
+    @classmethod
+    def read(cls, env: Mapping[str, str] | None = None) -> Self:
+        """Read `ARSENALE_*` from ENV (default: the process's) and the config file beside it.
+
+        Raises:
+            InvalidError: A value or the file does not parse; it names which and where.
+        """
+        env = os.environ if env is None else env
+        given = {
+            name: env[key] for name in cls.model_fields if (key := f"{PREFIX}{name.upper()}") in env
+        }
+        file = Path(given.get("home", DEFAULT_HOME)).expanduser() / "config.toml"
+        try:
+            return cls(**given)  # pyright: ignore[reportArgumentType]
+        except ValidationError as exc:
+            wrong = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)
+            )
+            raise InvalidError(
+                f"settings: {wrong}", hint=f"mend the variable {PREFIX}… or {file}"
+            ) from None
+        except ValueError as exc:  # tomllib.TOMLDecodeError
+            raise InvalidError(f"{file}: {exc}", hint="mend the file or move it away") from exc
+        except OSError as exc:
+            raise InvalidError(f"{file}: {exc.strerror}", hint="make it readable") from exc
+
+
+def child_environment(home: Path) -> dict[str, str]:
+    """Return the environment for a process of ours: this one's, with `ARSENALE_HOME` set to HOME."""
+    return {**os.environ, f"{PREFIX}HOME": str(home)}

@@ -1,0 +1,82 @@
+"""Structured logs: JSON lines in a rotating file, readable lines on stderr. Never on stdout.
+
+Nothing of a request's body, of the environment or of a token is logged: names, sizes, durations.
+"""
+
+import logging
+import os
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TypeAlias
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+Logger: TypeAlias = FilteringBoundLogger
+
+_SHARED: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.format_exc_info,
+)
+
+
+class _PrivateRotatingFile(RotatingFileHandler):
+    """A rotating file that only its owner can read."""
+
+    def _open(self):  # type: ignore[no-untyped-def]  # the parent's return type is private
+        return os.fdopen(
+            os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
+            "a",
+            encoding="utf-8",
+        )
+
+
+def configure(
+    level: str, *, file: Path | None, max_bytes: int = 5 * 2**20, backups: int = 3
+) -> None:
+    """Send the log of this process, ours and our libraries', to stderr and to FILE.
+
+    Called once, where a process begins. A FILE that cannot be opened is said on stderr and skipped:
+    logs never keep a server from running.
+    """
+    root = logging.getLogger()
+    root.handlers.clear()
+    root.setLevel(level)
+    _attach(logging.StreamHandler(sys.stderr), structlog.dev.ConsoleRenderer(colors=False))
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handler = _PrivateRotatingFile(file, maxBytes=max_bytes, backupCount=backups)
+        except OSError as exc:
+            root.warning("no log file: %s", exc)
+        else:
+            _attach(handler, structlog.processors.JSONRenderer())
+    for noisy in ("uvicorn.access", "watchfiles", "mcp", "sse_starlette"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get(name: str) -> Logger:
+    """Return the logger called NAME."""
+    return structlog.stdlib.get_logger(name)
+
+
+def _attach(handler: logging.Handler, renderer: Processor) -> None:
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.getLogger().addHandler(handler)

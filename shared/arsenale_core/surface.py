@@ -1,0 +1,223 @@
+"""The seam to the MCP SDK: what every `server.py` needs of it, and nothing else does."""
+
+import difflib
+import functools
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
+
+from mcp import StdioServerParameters
+from mcp.server import MCPServer
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from prometheus_client import CollectorRegistry
+
+from arsenale_core import logs
+from arsenale_core.config import Settings
+from arsenale_core.errors import ArsenaleError
+from arsenale_core.metrics import CallMetrics
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Target: TypeAlias = MCPServer[Any] | StdioServerParameters | str
+"""What `mcp.Client` connects to: a server in memory, a command, or a URL."""
+
+READS = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+WRITES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+)
+DESTROYS = ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+)
+
+TOOL_USE_ID = "claudecode/toolUseId"
+"""Key of `_meta` under which Claude Code names the tool call: equal to its hooks' `tool_use_id`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who is at the other end of a connection, as far as it said.
+
+    Attributes:
+        session: The host's session id (`CLAUDE_CODE_SESSION_ID` of the relay), the join key to the
+            hooks' events; `None` over plain HTTP.
+        project: The host's project directory.
+    """
+
+    session: str | None = None
+    project: str | None = None
+
+
+PEER: ContextVar[Peer] = ContextVar("PEER", default=Peer())
+"""The peer of the connection that the current request came over; set by the transport."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What a process lends the servers it runs."""
+
+    settings: Settings
+    registry: CollectorRegistry = field(
+        default_factory=lambda: CollectorRegistry(auto_describe=False)
+    )
+    now: Callable[[], float] = time.time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """One server of the suite, as its entry point in the group `arsenale.servers` names it.
+
+    Attributes:
+        open: Opens the service and all it holds, once per process; entered again after it closed.
+        build: Gives the MCP surface over an open service; called once for each.
+    """
+
+    name: str
+    open: Callable[[Runtime], AbstractAsyncContextManager[Any]]
+    build: Callable[[Any], MCPServer[Any]]
+
+    def mount(self, service: Any, runtime: Runtime, calls: CallMetrics) -> MCPServer[Any]:
+        """Build the surface over SERVICE with what every surface has: metrics, checks, limits."""
+        mcp = self.build(service)
+        mcp.middleware.append(_Guard(mcp, self.name, runtime.settings.result_max_chars, calls))
+        return mcp
+
+
+def surface(name: str, service: T, *, version: str, instructions: str) -> MCPServer[T]:
+    """Return an empty MCP server whose tools are given SERVICE as their lifespan's state.
+
+    The SDK enters a lifespan once a client, so it gets one that opens nothing.
+    """
+    return MCPServer[T](
+        f"arsenale-{name}",
+        version=version,
+        instructions=instructions,
+        lifespan=lambda _: nullcontext(service),
+        log_level="WARNING",
+    )
+
+
+def tool(fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Let the text of an `ArsenaleError` reach the model.
+
+    The SDK shows the model the text of a `ToolError` only; any other exception is a crash, whose
+    text stays in our log (mcp 2.3, `Tool.run`).
+    """
+
+    @functools.wraps(fn)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await fn(*args, **kwargs)
+        except ArsenaleError as exc:
+            raise ToolError(str(exc)) from exc
+
+    return call
+
+
+def resource(fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Let the text of an `ArsenaleError` reach whoever reads the resource."""
+
+    @functools.wraps(fn)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await fn(*args, **kwargs)
+        except ArsenaleError as exc:
+            raise ResourceError(str(exc)) from exc
+
+    return call
+
+
+class _Guard:
+    """Middleware of every surface: refuses unknown arguments, bounds results, counts and times."""
+
+    def __init__(
+        self, mcp: MCPServer[Any], server: str, max_chars: int, calls: CallMetrics
+    ) -> None:
+        self._mcp = mcp
+        self._server = server
+        self._max_chars = max_chars
+        self._calls = calls
+        self._arguments: dict[str, frozenset[str]] = {}
+        self._log = logs.get("arsenale.mcp")
+
+    async def __call__(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        if ctx.method != "tools/call" or not ctx.params:
+            return await call_next(ctx)
+        name = str(ctx.params.get("name"))
+        begun = time.perf_counter()
+        status = "crash"
+        try:
+            result = await self._checked(name, ctx, call_next)
+            status = "error" if isinstance(result, CallToolResult) and result.is_error else "ok"
+        finally:
+            self._record(name, ctx, status, time.perf_counter() - begun)
+        return result
+
+    async def _checked(
+        self, name: str, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        known = await self._known_arguments(name)
+        given = (ctx.params or {}).get("arguments")
+        if known is not None and isinstance(given, Mapping):
+            names = cast("Mapping[str, object]", given)
+            unknown = [str(argument) for argument in names if argument not in known]
+            if unknown:
+                return _refusal(_unknown_argument(name, unknown[0], known))
+        return self._bounded(name, await call_next(ctx))
+
+    async def _known_arguments(self, name: str) -> frozenset[str] | None:
+        if name not in self._arguments:
+            self._arguments = {
+                tool.name: frozenset(tool.input_schema.get("properties", {}))
+                for tool in await self._mcp.list_tools()
+            }
+        return self._arguments.get(name)
+
+    def _bounded(self, name: str, result: HandlerResult) -> HandlerResult:
+        if not isinstance(result, CallToolResult):
+            return result
+        chars = sum(len(part.text) for part in result.content if isinstance(part, TextContent))
+        if chars <= self._max_chars:
+            return result
+        return _refusal(
+            f"the result of {name} has {chars:,} characters, more than the limit of "
+            f"{self._max_chars:,}: ask for fewer items or a narrower filter"
+        )
+
+    def _record(
+        self, name: str, ctx: ServerRequestContext[Any, Any], status: str, seconds: float
+    ) -> None:
+        label = name if name in self._arguments else "unknown"
+        self._calls.observe(server=self._server, tool=label, status=status, seconds=seconds)
+        meta = cast("Mapping[str, object]", ctx.meta or {})
+        self._log.info(
+            "call",
+            server=self._server,
+            tool=label,
+            status=status,
+            ms=round(seconds * 1e3, 2),
+            tool_use_id=meta.get(TOOL_USE_ID),
+            session=PEER.get().session,
+        )
+
+
+def _unknown_argument(tool: str, argument: str, known: frozenset[str]) -> str:
+    near = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
+    suggestion = f"did you mean {near[0]!r}?" if near else "leave it out."
+    return (
+        f"{tool} has no argument {argument!r}: {suggestion} "
+        f"It takes {', '.join(sorted(known)) or 'none'}."
+    )
+
+
+def _refusal(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)

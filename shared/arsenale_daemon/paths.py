@@ -1,0 +1,60 @@
+"""The files of `ARSENALE_HOME` that the daemon owns."""
+
+import os
+import secrets
+from pathlib import Path
+
+from arsenale_core.errors import UnavailableError
+
+
+def daemon_lock(home: Path) -> Path:
+    """Return the file that the running daemon holds locked."""
+    return home / "run" / "daemon.lock"
+
+
+def state_file(home: Path) -> Path:
+    """Return the file in which the running daemon says its pid, version and port."""
+    return home / "run" / "daemon.json"
+
+
+def log_file(home: Path) -> Path:
+    """Return the daemon's structured log."""
+    return home / "logs" / "daemon.log"
+
+
+def err_file(home: Path) -> Path:
+    """Return where the daemon's stderr goes: what it said before it could log."""
+    return home / "logs" / "daemon.err"
+
+
+def token(home: Path) -> str:
+    """Return the bearer token of HTTP, made on first use; its file has mode 0600.
+
+    Raises:
+        UnavailableError: The file cannot be read or made, or others may read it.
+    """
+    path = home / "token"
+    try:
+        if not path.exists():
+            _create(path, secrets.token_urlsafe(32))
+        if path.stat().st_mode & 0o077:
+            raise UnavailableError(f"{path} can be read by others", hint=f"chmod 600 {path}")
+        return path.read_text(encoding="ascii").strip()
+    except OSError as exc:
+        raise UnavailableError(
+            f"{path}: {exc.strerror}", hint="make it readable, or set another ARSENALE_HOME"
+        ) from exc
+
+
+def _create(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_suffix(f".{os.getpid()}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text + "\n")
+    try:
+        os.link(fresh, path)  # unlike rename, never replaces the token another process just made
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()

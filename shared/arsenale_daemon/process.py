@@ -1,0 +1,296 @@
+"""The daemon: opens every server once, serves them on the socket and over HTTP, and ends cleanly."""
+
+import fcntl
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import anyio
+import orjson
+from anyio.abc import SocketListener, SocketStream, TaskStatus
+from mcp.server import MCPServer
+
+from arsenale_core import logs
+from arsenale_core.config import Settings
+from arsenale_core.errors import ArsenaleError, InvalidError
+from arsenale_core.metrics import CallMetrics
+from arsenale_core.surface import PEER, Peer, Runtime, ServerSpec
+from arsenale_core.wire import Traffic, read_lines, serve_lines
+from arsenale_daemon import discovery, paths, web
+from arsenale_relay import __version__, endpoint
+
+Ending: TypeAlias = Literal["down", "idle", "upgrade"]
+
+HELLO_TIMEOUT_S = 10.0
+"""How long a new connection may take to say what it wants."""
+
+FINISH_S = 5.0
+"""How long running requests may take after the daemon was asked to end."""
+
+LOCK_WAIT_S = 15.0
+"""How long a new daemon waits for one that is just ending."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One client of the socket."""
+
+    stream: SocketStream
+    server: str
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+class Daemon:
+    """The servers of one home and everyone connected to them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._runtime = Runtime(settings=settings)
+        self._calls = CallMetrics(self._runtime.registry)
+        self._surfaces: dict[str, MCPServer[Any]] = {}
+        self._failed: dict[str, str] = {}
+        self._connections: set[Connection] = set()
+        self._ending: Ending | None = None
+        self._end = anyio.Event()
+        self._servers_end = anyio.Event()
+        self._last_seen = time.monotonic()
+        self._started_at = time.time()
+        self._http_port: int | None = None
+        self._http_error: str | None = None
+        self._log = logs.get("arsenale.daemon")
+
+    async def run(self) -> None:
+        """Serve until a signal, `arsenale down`, idleness or a newer version ends it."""
+        async with anyio.create_task_group() as tasks:
+            for name in discovery.names():
+                await tasks.start(self._host, name)
+            listener = SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
+            async with anyio.create_task_group() as serving:
+                serving.start_soon(self._listen_for_signals)
+                serving.start_soon(partial(listener.serve, self._serve_socket))
+                if self._settings.http:
+                    serving.start_soon(self._serve_http)
+                serving.start_soon(self._watch_idleness)
+                self._write_state()
+                self._log.info("up", version=__version__, servers=sorted(self._surfaces))
+                await self._end.wait()
+                await self._say_goodbye(listener)
+                serving.cancel_scope.cancel()
+            self._servers_end.set()
+        paths.state_file(self._settings.home).unlink(missing_ok=True)
+        self._log.info("ended", reason=self._ending)
+
+    def end(self, why: Ending) -> None:
+        """Ask the daemon to end; the first reason counts."""
+        if self._ending is None:
+            self._ending = why
+            self._end.set()
+
+    async def _host(self, name: str, *, task_status: TaskStatus[None]) -> None:
+        """Keep one server open. One that cannot open, or breaks, does not take the others down."""
+        started = False
+        try:
+            spec: ServerSpec = discovery.load(name)
+            async with spec.open(self._runtime) as service:
+                self._surfaces[name] = spec.mount(service, self._runtime, self._calls)
+                task_status.started()
+                started = True
+                await self._servers_end.wait()
+        except Exception as exc:  # noqa: BLE001  # the edge between servers
+            expected = isinstance(exc, ArsenaleError)
+            self._failed[name] = str(exc) if expected else f"it crashed ({type(exc).__name__})"
+            self._surfaces.pop(name, None)
+            self._log.error("server failed", server=name, exc_info=not expected, reason=str(exc))
+            if not started:
+                task_status.started()
+
+    # The socket.
+
+    async def _serve_socket(self, stream: SocketStream) -> None:
+        async with stream:
+            lines = read_lines(stream.receive, self._settings.line_max_bytes)
+            try:
+                with anyio.fail_after(HELLO_TIMEOUT_S):
+                    hello = _hello(await anext(lines, b"{}"))
+                if "control" in hello:
+                    await stream.send(_line(await self._control(str(hello["control"]))))
+                else:
+                    await self._serve_relay(stream, hello, lines)
+            except (TimeoutError, ArsenaleError) as exc:
+                self._log.warning("connection refused", reason=str(exc))
+                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    await stream.send(_line({"error": str(exc) or "no hello"}))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                self._log.debug("a client went")
+            finally:
+                self._last_seen = time.monotonic()
+
+    async def _serve_relay(self, stream: SocketStream, hello: dict[str, Any], lines: Any) -> None:
+        name = str(hello.get("server"))
+        if _newer(str(hello.get("version")), __version__):
+            self._log.info("a newer relay came", version=hello.get("version"))
+            if not self._busy():
+                self.end("upgrade")
+                await stream.send(_line({"goodbye": "upgrade"}))
+                return
+        if name not in self._surfaces:
+            raise InvalidError(*self._why_not(name))
+        connection = Connection(stream, name)
+        self._connections.add(connection)
+        PEER.set(Peer(session=_text(hello.get("session")), project=_text(hello.get("project"))))
+        try:
+            await stream.send(_line({"version": __version__, "pid": os.getpid()}))
+            await serve_lines(self._surfaces[name], lines, stream.send, connection.traffic)
+        finally:
+            self._connections.discard(connection)
+
+    def _why_not(self, name: str) -> tuple[str]:
+        if name in self._failed:
+            return (f"server {name} is not running: {self._failed[name]}",)
+        known = ", ".join(sorted(self._surfaces)) or "none"
+        return (f"no server {name!r} is installed: there are {known}",)
+
+    async def _control(self, command: str) -> dict[str, Any]:
+        if command == "stop":
+            self.end("down")
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        """Return what `arsenale status` shows."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "uptime_s": round(time.time() - self._started_at, 1),
+            "servers": {
+                name: {
+                    "state": "up",
+                    "connections": sum(c.server == name for c in self._connections),
+                }
+                for name in sorted(self._surfaces)
+            }
+            | {name: {"state": "failed", "reason": why} for name, why in self._failed.items()},
+            "socket": endpoint.socket_path(str(self._settings.home)),
+            "http": f"http://{self._settings.http_host}:{self._http_port}"
+            if self._http_port
+            else None,
+            "http_error": self._http_error,
+            "home": str(self._settings.home),
+        }
+
+    # HTTP.
+
+    async def _serve_http(self) -> None:
+        settings = self._settings
+        try:
+            token = paths.token(settings.home)
+            bound = web.bind(settings.http_host, settings.http_port)
+        except (OSError, ArsenaleError) as exc:
+            # The socket serves on; `status` and `doctor` tell about it.
+            self._http_error = f"{settings.http_host}:{settings.http_port}: {exc}"
+            self._log.error("no HTTP", reason=self._http_error)
+            return
+        self._http_port = bound.getsockname()[1]
+        self._write_state()
+        app = web.build(settings, token, self._surfaces, self._runtime.registry, self._seen)
+        await web.WebServer(app).serve(sockets=[bound])
+
+    def _seen(self) -> None:
+        self._last_seen = time.monotonic()
+
+    # The end.
+
+    async def _listen_for_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                self.end("down")
+
+    async def _watch_idleness(self) -> None:
+        limit_s = self._settings.idle_exit_s
+        while limit_s:
+            if self._connections:
+                self._seen()
+            silent_s = time.monotonic() - self._last_seen
+            if silent_s >= limit_s:
+                self.end("idle")
+                return
+            await anyio.sleep(min(limit_s - silent_s, 1.0) if self._connections else limit_s - silent_s)
+
+    def _busy(self) -> bool:
+        return any(connection.traffic.busy for connection in self._connections)
+
+    async def _say_goodbye(self, listener: SocketListener) -> None:
+        """Close the door, let running requests finish, and tell every relay that this is planned."""
+        with suppress(FileNotFoundError):
+            os.unlink(endpoint.socket_path(str(self._settings.home)))
+        await listener.aclose()
+        with anyio.move_on_after(FINISH_S):
+            while self._busy():  # noqa: ASYNC110  # a poll of 5 s at most, in nobody's hot path
+                await anyio.sleep(0.02)
+        for connection in list(self._connections):
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                with anyio.move_on_after(0.5):
+                    await connection.stream.send(_line({"goodbye": self._ending}))
+
+    def _write_state(self) -> None:
+        path = paths.state_file(self._settings.home)
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(orjson.dumps(self.status()))
+        fresh.replace(path)
+
+
+def hold_lock(home: Path) -> int | None:
+    """Become the daemon of HOME; `None` when there is one that answers.
+
+    Raises:
+        OSError: The home cannot be written.
+    """
+    endpoint.run_dir(str(home))
+    descriptor = os.open(paths.daemon_lock(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            with suppress(OSError):
+                endpoint.connect(str(home)).close()
+                os.close(descriptor)
+                return None
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)
+        else:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            return descriptor
+
+
+def _hello(line: bytes) -> dict[str, Any]:
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict) or said.get("arsenale") != 1:
+        raise InvalidError("the first line must be a relay's hello", hint="use arsenale-stdio")
+    return said
+
+
+def _line(said: dict[str, Any]) -> bytes:
+    return orjson.dumps({"arsenale": 1, **said}) + b"\n"
+
+
+def _text(value: object) -> str | None:
+    return value[:200] if isinstance(value, str) else None
+
+
+def _newer(one: str, other: str) -> bool:
+    return _numbers(one) > _numbers(other)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

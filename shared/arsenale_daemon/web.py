@@ -1,0 +1,126 @@
+"""The HTTP face: MCP of every server, `/healthz`, `/metrics`, behind the gate."""
+
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from typing import Any
+
+import uvicorn
+from anyio import to_thread
+from mcp.server import MCPServer
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from arsenale_core.config import Settings
+from arsenale_daemon.security import Gate, RateLimiter
+
+SCRAPE_TTL_S = 1.0
+"""Rendered metrics are served again for so long: many scrapers cost one rendering."""
+
+
+class Scrape:
+    """The registry as text, rendered at most once a second."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._text = b""
+        self._until = 0.0
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a scrape."""
+        if time.monotonic() >= self._until:
+            self._text = await to_thread.run_sync(generate_latest, self._registry)
+            self._until = time.monotonic() + SCRAPE_TTL_S
+        return Response(self._text, media_type=CONTENT_TYPE_PLAIN_1_0_0)
+
+
+def build(
+    settings: Settings,
+    token: str,
+    surfaces: Mapping[str, MCPServer[Any]],
+    registry: CollectorRegistry,
+    seen: Callable[[], None],
+) -> Starlette:
+    """Return the application; SEEN is called at each request, to show that someone is here."""
+
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "servers": sorted(surfaces)})
+
+    routes: list[BaseRoute] = [
+        Route("/healthz", healthz),
+        Route("/metrics", Scrape(registry).__call__),
+    ]
+    for name, mcp in surfaces.items():
+        size, host = settings.http_max_body_bytes, settings.http_host
+        modern = mcp.streamable_http_app(max_request_body_size=size, host=host)
+        old = mcp.sse_app(max_request_body_size=size, host=host)
+        routes.append(Mount(f"/{name}", routes=[*modern.routes, *old.routes]))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        # A mounted application's own lifespan is not run by Starlette.
+        async with AsyncExitStack() as stack:
+            for mcp in surfaces.values():
+                await stack.enter_async_context(mcp.session_manager.run())
+            yield
+
+    gate = Middleware(
+        Gate,
+        token=token,
+        max_body_bytes=settings.http_max_body_bytes,
+        rate=RateLimiter(settings.http_rate_per_minute),
+    )
+    return Starlette(routes=routes, lifespan=lifespan, middleware=[gate, Middleware(_Seen, seen)])
+
+
+class _Seen:
+    def __init__(self, app: Any, seen: Callable[[], None]) -> None:
+        self._app = app
+        self._seen = seen
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._seen()
+        await self._app(scope, receive, send)
+
+
+class WebServer(uvicorn.Server):
+    """Uvicorn without its signal handlers: the process decides when to stop."""
+
+    def __init__(self, app: Starlette) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=2,
+            server_header=False,
+        )
+        super().__init__(config)
+
+    def capture_signals(self) -> nullcontext[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Leave the signals alone."""
+        return nullcontext()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket of HOST and PORT (0: any free one).
+
+    Raises:
+        OSError: The port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    bound.set_inheritable(False)
+    return bound

@@ -1,0 +1,121 @@
+"""Start the daemon when there is none: one winner by file lock, the others wait for its socket."""
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from arsenale_relay import endpoint
+
+POLL_S = 0.01
+"""How often a waiting process looks for the daemon's socket."""
+
+KEPT_ENVIRONMENT = (
+    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV", "PYTHONWARNDEFAULTENCODING",
+)  # fmt: skip
+"""What the daemon inherits besides `ARSENALE_*`, `LC_*`, `XDG_*` and `PG*`: it serves every session,
+so it must not live in the environment, and with the keys, of the one that happened to start it."""
+
+_KEPT_PREFIXES = ("ARSENALE_", "LC_", "XDG_", "PG")
+
+ERR_LOG_MAX_BYTES = 1_000_000
+
+
+class StartError(Exception):
+    """No daemon answered within the budget."""
+
+
+def connect_or_start(home: str, budget_s: float, wait: Callable[[float], None]) -> socket.socket:
+    """Return a connection to HOME's daemon, started if there is none.
+
+    Args:
+        home: The absolute `ARSENALE_HOME`.
+        budget_s: How long to try, seconds.
+        wait: Sleeps for the given seconds; may raise to give up early.
+
+    Raises:
+        StartError: The daemon cannot be started, or did not answer in time.
+    """
+    deadline = time.monotonic() + budget_s
+    lock: int | None = None
+    child: int | None = None
+    try:
+        while True:
+            try:
+                return endpoint.connect(home)
+            except OSError as exc:
+                reason = exc
+            if lock is None:
+                lock = _try_lock(home)
+            elif child is None or _has_exited(child):
+                # Holding the lock, with nobody listening: we start it (again, if ours gave up
+                # because an older one was just ending).
+                child = _spawn(home)
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"the Arsenale daemon does not answer ({reason.strerror}): "
+                    f"see {os.path.join(home, 'logs', 'daemon.err')} and run `arsenale doctor`"
+                )
+            wait(POLL_S)
+    except OSError as exc:
+        raise StartError(f"cannot start the Arsenale daemon in {home}: {exc.strerror}") from exc
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _try_lock(home: str) -> int | None:
+    path = os.path.join(endpoint.run_dir(home), "start.lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _has_exited(child: int) -> bool:
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True
+
+
+def _spawn(home: str) -> int:
+    """Start the daemon in a session of its own; its output goes to `logs/daemon.err`."""
+    logs = os.path.join(home, "logs")
+    os.makedirs(logs, mode=0o700, exist_ok=True)
+    path = os.path.join(logs, "daemon.err")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    if os.path.exists(path) and os.path.getsize(path) > ERR_LOG_MAX_BYTES:
+        flags |= os.O_TRUNC
+    log = os.open(path, flags, 0o600)
+    import subprocess  # costs 5 ms: only who starts a daemon pays it
+
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "arsenale_daemon"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(home),
+            cwd=home,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+    process.returncode = 0  # it outlives us on purpose: no ResourceWarning when we drop it
+    return process.pid
+
+
+def _environment(home: str) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT_ENVIRONMENT or name.startswith(_KEPT_PREFIXES)
+    }
+    return {**kept, "ARSENALE_HOME": home}
