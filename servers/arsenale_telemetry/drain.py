@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 from anyio import to_thread
-from watchfiles import Change, awatch
+from watchfiles import Change, awatch  # pyright: ignore[reportUnknownVariableType]
 
 from arsenale_core import logs
 from arsenale_core.errors import UnavailableError
@@ -77,7 +77,7 @@ class Drain:
             self._store.add(events, counts)
         except UnavailableError:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001  # the edge of the worker loop
             # One event that the database will not take must not hold up the others.
             if len(files) == 1:
                 self._log.exception("an event cannot be stored", file=files[0].path.name)
@@ -110,7 +110,7 @@ class Drain:
 
     async def run(self) -> None:
         """Drain for ever: at once when the folder changes, and after whatever failed."""
-        while (lock := await to_thread.run_sync(self._spool.lock)) is None:
+        while (lock := await to_thread.run_sync(self._spool.lock)) is None:  # noqa: ASYNC110
             await anyio.sleep(LOCK_RETRY_S)
         del lock  # held by the process until it ends: the descriptor is never closed
         self.active = True
@@ -154,7 +154,7 @@ class Drain:
             self.error = None
         except (UnavailableError, OSError) as exc:
             if self.error is None:
-                self._log.error("events wait in the spool", reason=str(exc))  # noqa: TRY400
+                self._log.error("events wait in the spool", reason=str(exc))
             self.error = str(exc)
             await to_thread.run_sync(self._hold_back)
             return FAILING_RETRY_S

@@ -22,7 +22,7 @@ class UsageRow(BaseModel):
     name: str
     calls: int = Field(description="Ended calls; for group_by=event the number of events.")
     errors: int = 0
-    error_rate: float = Field(0.0, description="0..1")
+    error_rate: float = Field(default=0.0, description="0..1")
     total_ms: float | None = None
     mean_ms: float | None = None
     max_ms: float | None = None
@@ -37,7 +37,9 @@ class UsageReport(BaseModel):
     group_by: GroupBy
     rows: list[UsageRow]
     total: UsageRow
-    more: int = Field(0, description="Rows left out; raise `limit` or `offset` to see them.")
+    more: int = Field(
+        default=0, description="Rows left out; raise `limit` or `offset` to see them."
+    )
     hint: str | None = None
 
 
@@ -84,7 +86,9 @@ class LatencyReport(BaseModel):
     quantile_error: str
     slowest: list[SlowCall] = []
     hot_arguments: list[HotArgument] = []
-    unfinished: int = Field(0, description="Calls whose end was never seen (running or lost).")
+    unfinished: int = Field(
+        default=0, description="Calls whose end was never seen (running or lost)."
+    )
     hint: str | None = None
 
 
@@ -133,8 +137,8 @@ class SessionTimeline(BaseModel):
     errors: int
     prompts: int
     items: list[TimelineItem]
-    more: int = Field(0, description="Items left out; raise `offset` to see them.")
-    other_sessions: list[str] = Field([], description="Recent sessions, newest first.")
+    more: int = Field(default=0, description="Items left out; raise `offset` to see them.")
+    other_sessions: list[str] = Field(default=[], description="Recent sessions, newest first.")
     hint: str | None = None
 
 
@@ -157,7 +161,7 @@ class FoundEvents(BaseModel):
 
     span: Span
     events: list[FoundEvent]
-    next_before: str | None = Field(None, description="Pass as `before` for the next page.")
+    next_before: str | None = Field(default=None, description="Pass as `before` for the next page.")
     hint: str | None = None
 
 

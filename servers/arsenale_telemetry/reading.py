@@ -1,13 +1,16 @@
 """The queries of telemetry: from the sums where they suffice, from calls and events elsewhere."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import sqlalchemy as sa
 
 from arsenale_telemetry import tables as t
 from arsenale_telemetry.window import Window
+
+Query: TypeAlias = sa.Select[*tuple[Any, ...]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +87,7 @@ def _names(db: sa.Connection, by: str, ids: list[Any]) -> dict[Any, str]:
     if by == "period":
         return {id: str(id) for id in ids}
     table, column = (t.tool, t.tool.c.name) if by == "tool" else (t.project, t.project.c.path)
-    return {id: name for id, name in db.execute(sa.select(table.c.id, column))}
+    return dict(_pairs(db, sa.select(table.c.id, column)))
 
 
 def sessions(db: sa.Connection, window: Window, limit: int, offset: int) -> list[dict[str, Any]]:
@@ -115,12 +118,12 @@ def kinds(db: sa.Connection, first_day: int) -> dict[str, int]:
     """Return how many events of each kind came since FIRST_DAY, most first."""
     n = sa.cast(sa.func.sum(t.kinds.c.n), sa.BigInteger)
     query = sa.select(t.kinds.c.kind, n).where(t.kinds.c.day >= first_day).group_by(t.kinds.c.kind)
-    return {kind: count for kind, count in db.execute(query.order_by(n.desc()))}
+    return dict(_pairs(db, query.order_by(n.desc())))
 
 
 def counters(db: sa.Connection) -> dict[str, int]:
     """Return every counter by name."""
-    return {name: n for name, n in db.execute(sa.select(t.counter.c.name, t.counter.c.n))}
+    return dict(_pairs(db, sa.select(t.counter.c.name, t.counter.c.n)))
 
 
 def slowest(db: sa.Connection, scope: Scope, limit: int) -> list[dict[str, Any]]:
@@ -165,7 +168,7 @@ def unfinished(db: sa.Connection, window: Window, limit: int) -> tuple[int, list
     return n, _rows(db, query)
 
 
-def _calls(scope: Scope) -> sa.Select[Any]:
+def _calls(scope: Scope) -> Query:
     """Return a query for the ended calls of SCOPE with their tool's and session's names."""
     query = (
         sa.select(
@@ -290,7 +293,8 @@ def totals_by_tool(db: sa.Connection) -> list[tuple[str, int, int, int, int]]:
         .where(c.grain == t.DAY)
         .group_by(t.tool.c.name)
     )
-    return [(name, *values) for name, *values in db.execute(query)]
+    rows = cast("Sequence[Sequence[Any]]", db.execute(query).all())
+    return [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
 
 
 def buckets_by_tool(db: sa.Connection) -> dict[str, dict[int, int]]:
@@ -315,5 +319,9 @@ def active_sessions(db: sa.Connection, since_us: int) -> int:
     return db.execute(sa.select(sa.func.count()).select_from(t.session).where(alive)).scalar_one()
 
 
-def _rows(db: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
+def _pairs(db: sa.Connection, query: Query) -> list[tuple[Any, Any]]:
+    return [(row[0], row[1]) for row in db.execute(query)]
+
+
+def _rows(db: sa.Connection, query: Query) -> list[dict[str, Any]]:
     return [dict(row) for row in db.execute(query).mappings()]

@@ -62,7 +62,7 @@ async def usage_report(
     limit: Limit = 20,
     offset: Offset = 0,
 ) -> UsageReport:
-    """How much was used: calls, errors, time and bytes by tool, session, project, day or event kind.
+    """How much was used: calls, errors, time, bytes; by tool, session, project, day, event kind.
 
     Most used first. `tool` and `project` (a directory) narrow tool, project and day reports.
     """

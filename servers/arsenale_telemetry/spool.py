@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import orjson
 
@@ -194,9 +195,9 @@ class Spool:
             if writer_known_done is False:
                 return None
             content = file.readall()
-        if writer_known_done is None and not content.endswith(b"\n"):
-            if now - status.st_mtime < WRITER_GRACE_S:
-                return None
+        cut_off = writer_known_done is None and not content.endswith(b"\n")
+        if cut_off and now - status.st_mtime < WRITER_GRACE_S:
+            return None
         return Claimed(
             path=path,
             origin=f"{path.name}:{status.st_mtime_ns}",
@@ -238,7 +239,7 @@ def _object(content: bytes) -> dict[str, object] | None:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    return value if isinstance(value, dict) else None
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
 
 def _has_no_writer(descriptor: int) -> bool | None:

@@ -172,8 +172,12 @@ class TelemetryStore(Store):
             .where(c.id == b("b_id"))
             .values(
                 project_id=b("b_project"),
-                first_us=sa.case((c.first_us < b("b_first"), c.first_us), else_=b("b_first")),
-                last_us=sa.case((c.last_us > b("b_last"), c.last_us), else_=b("b_last")),
+                first_us=sa.case(
+                    (c.first_us < b("b_first"), c.first_us), else_=b("b_first", type_=sa.BigInteger)
+                ),
+                last_us=sa.case(
+                    (c.last_us > b("b_last"), c.last_us), else_=b("b_last", type_=sa.BigInteger)
+                ),
                 ended_us=sa.func.coalesce(b("b_ended", type_=sa.BigInteger), c.ended_us),
                 calls=c.calls + b("b_calls"),
                 errors=c.errors + b("b_errors"),
@@ -244,7 +248,7 @@ class TelemetryStore(Store):
     def _upsert(
         self, db: sa.Connection, table: sa.Table, key: list[str], rows: list[dict[str, Any]]
     ) -> None:
-        """Insert ROWS, or add their numbers to the rows that have their KEY (`max_us`: the larger)."""
+        """Insert ROWS, or add their numbers to the rows with their KEY (`max_us`: the larger)."""
         if not rows:
             return
         insert = self._insert(table)
@@ -264,10 +268,9 @@ class _Calls:
         self._running: dict[bytes, list[Call]] = {}
         self._touched: dict[bytes, Call] = {}
 
-    def load(self, rows: Iterable[sa.Row[Any]]) -> None:
-        for row in rows:
-            values = {name: row._mapping[name] for name in _CALL_COLUMNS}
-            self._keep(Call(**values))
+    def load(self, rows: sa.CursorResult[Any]) -> None:
+        for row in rows.mappings():
+            self._keep(Call(**{name: row[name] for name in _CALL_COLUMNS}))
 
     def for_event(self, event: HookEvent, session: int, tool: int, project: int) -> Call:
         """Find the call that EVENT belongs to; an event that fits none begins one."""

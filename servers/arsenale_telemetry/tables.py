@@ -1,12 +1,14 @@
 """The tables of the telemetry store, as statements see them and as migrations make them."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 _META = sa.MetaData()
 
 
 def _table(name: str, *columns: str) -> sa.Table:
-    return sa.Table(name, _META, *(sa.Column(column) for column in columns))
+    return sa.Table(name, _META, *(sa.Column[Any](column) for column in columns))
 
 
 project = _table("project", "id", "path")

@@ -7,7 +7,7 @@ import nothing of ours, read `ARSENALE_HOME` by themselves).
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator
@@ -104,7 +104,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Rank the sources: what `read` passes (the environment), then the file."""
         assert isinstance(init_settings, InitSettingsSource)
-        home = Path(str(init_settings.init_kwargs.get("home", DEFAULT_HOME))).expanduser()
+        given = cast("dict[str, object]", init_settings.init_kwargs)  # pyright: ignore[reportUnknownMemberType]
+        home = Path(str(given.get("home", DEFAULT_HOME))).expanduser()
         return (init_settings, TomlConfigSettingsSource(settings_cls, home / "config.toml"))
 
     @classmethod
@@ -135,5 +136,5 @@ class Settings(BaseSettings):
 
 
 def child_environment(home: Path) -> dict[str, str]:
-    """Return the environment for a process of ours: this one's, with `ARSENALE_HOME` set to HOME."""
+    """Return the environment for a process of ours: this one's, with HOME as `ARSENALE_HOME`."""
     return {**os.environ, f"{PREFIX}HOME": str(home)}

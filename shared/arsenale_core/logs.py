@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.stdlib import BoundLogger
+from structlog.typing import Processor
 
-Logger: TypeAlias = FilteringBoundLogger
+Logger: TypeAlias = BoundLogger
 
 _SHARED: tuple[Processor, ...] = (
-    structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.PositionalArgumentsFormatter(),
@@ -38,17 +38,25 @@ class _PrivateRotatingFile(RotatingFileHandler):
 
 
 def configure(
-    level: str, *, file: Path | None, max_bytes: int = 5 * 2**20, backups: int = 3
+    level: str,
+    *,
+    file: Path | None,
+    max_bytes: int = 5 * 2**20,
+    backups: int = 3,
+    stderr_level: str | None = None,
 ) -> None:
     """Send the log of this process, ours and our libraries', to stderr and to FILE.
 
-    Called once, where a process begins. A FILE that cannot be opened is said on stderr and skipped:
-    logs never keep a server from running.
+    STDERR_LEVEL says from which level on stderr is told; by default the same LEVEL. Called
+    once, where a process begins. A FILE that cannot be opened is said on stderr and skipped: logs
+    never keep a server from running.
     """
     root = logging.getLogger()
     root.handlers.clear()
     root.setLevel(level)
-    _attach(logging.StreamHandler(sys.stderr), structlog.dev.ConsoleRenderer(colors=False))
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setLevel(stderr_level or level)
+    _attach(stderr, structlog.dev.ConsoleRenderer(colors=False))
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -60,8 +68,12 @@ def configure(
     for noisy in ("uvicorn.access", "watchfiles", "mcp", "sse_starlette"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )

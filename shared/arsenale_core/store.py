@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -151,8 +152,8 @@ def _sqlite(directory: Path, name: str) -> sa.Engine:
         write = connection.get_execution_options().get("arsenale_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
-    sa.event.listen(engine, "connect", prepare)
-    sa.event.listen(engine, "begin", begin)
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", begin)
     return engine
 
 

@@ -55,7 +55,7 @@ class Peer:
     project: str | None = None
 
 
-PEER: ContextVar[Peer] = ContextVar("PEER", default=Peer())
+PEER: ContextVar[Peer | None] = ContextVar("PEER", default=None)
 """The peer of the connection that the current request came over; set by the transport."""
 
 
@@ -206,7 +206,7 @@ class _Guard:
             status=status,
             ms=round(seconds * 1e3, 2),
             tool_use_id=meta.get(TOOL_USE_ID),
-            session=PEER.get().session,
+            session=peer.session if (peer := PEER.get()) else None,
         )
 
 

@@ -27,6 +27,8 @@ from arsenale_core.errors import InvalidError
 CHUNK_BYTES = 65_536
 """How much is read from a socket at a time."""
 
+CANCELLED = "notifications/cancelled"
+
 
 async def read_lines(
     receive: Callable[[int], Awaitable[bytes]], max_bytes: int
@@ -72,9 +74,8 @@ class Traffic:
         if isinstance(message, JSONRPCRequest):
             if message.method != "subscriptions/listen":
                 self._open.add(message.id)
-        elif isinstance(message, JSONRPCNotification):
-            if message.method == "notifications/cancelled":
-                self._open.discard((message.params or {}).get("requestId"))
+        elif isinstance(message, JSONRPCNotification) and message.method == CANCELLED:
+            self._open.discard((message.params or {}).get("requestId"))
 
     def went(self, message: JSONRPCMessage) -> None:
         """Note a message of the server."""

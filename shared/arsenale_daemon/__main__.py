@@ -32,6 +32,7 @@ def main() -> int:
         file=paths.log_file(settings.home),
         max_bytes=settings.log_max_bytes,
         backups=settings.log_backups,
+        stderr_level=None if sys.stderr.isatty() or "--foreground" in sys.argv else "WARNING",
     )
     prometheus_client.disable_created_metrics()
     gc.collect()

@@ -1,4 +1,4 @@
-"""The daemon: opens every server once, serves them on the socket and over HTTP, and ends cleanly."""
+"""The daemon: opens each server once, serves it on the socket and over HTTP, ends cleanly."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import anyio
 import orjson
@@ -69,7 +69,7 @@ class Daemon:
         async with anyio.create_task_group() as tasks:
             for name in discovery.names():
                 await tasks.start(self._host, name)
-            listener = SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
+            listener = await SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
             async with anyio.create_task_group() as serving:
                 serving.start_soon(self._listen_for_signals)
                 serving.start_soon(partial(listener.serve, self._serve_socket))
@@ -218,13 +218,15 @@ class Daemon:
             if silent_s >= limit_s:
                 self.end("idle")
                 return
-            await anyio.sleep(min(limit_s - silent_s, 1.0) if self._connections else limit_s - silent_s)
+            await anyio.sleep(
+                min(limit_s - silent_s, 1.0) if self._connections else limit_s - silent_s
+            )
 
     def _busy(self) -> bool:
         return any(connection.traffic.busy for connection in self._connections)
 
     async def _say_goodbye(self, listener: SocketListener) -> None:
-        """Close the door, let running requests finish, and tell every relay that this is planned."""
+        """Close the door, let running requests finish, tell every relay that this is planned."""
         with suppress(FileNotFoundError):
             os.unlink(endpoint.socket_path(str(self._settings.home)))
         await listener.aclose()
@@ -275,9 +277,9 @@ def _hello(line: bytes) -> dict[str, Any]:
         said = orjson.loads(line)
     except orjson.JSONDecodeError:
         said = None
-    if not isinstance(said, dict) or said.get("arsenale") != 1:
+    if not isinstance(said, dict) or cast("dict[str, Any]", said).get("arsenale") != 1:
         raise InvalidError("the first line must be a relay's hello", hint="use arsenale-stdio")
-    return said
+    return cast("dict[str, Any]", said)
 
 
 def _line(said: dict[str, Any]) -> bytes:

@@ -55,9 +55,7 @@ class _Refusal:
 class Gate:
     """ASGI middleware: refuses before the application sees anything of the request."""
 
-    def __init__(
-        self, app: ASGIApp, *, token: str, max_body_bytes: int, rate: RateLimiter
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, max_body_bytes: int, rate: RateLimiter) -> None:
         self._app = app
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes

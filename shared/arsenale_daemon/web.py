@@ -2,8 +2,8 @@
 
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import uvicorn
@@ -90,9 +90,10 @@ class _Seen:
 
 
 class WebServer(uvicorn.Server):
-    """Uvicorn without its signal handlers: the process decides when to stop."""
+    """Uvicorn that leaves the signals to the process, unless told to handle them."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, *, handle_signals: bool = False) -> None:
+        self._handle_signals = handle_signals
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -103,9 +104,11 @@ class WebServer(uvicorn.Server):
         )
         super().__init__(config)
 
-    def capture_signals(self) -> nullcontext[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Leave the signals alone."""
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Take SIGINT and SIGTERM while serving, or leave them alone."""
+        with super().capture_signals() if self._handle_signals else nullcontext():
+            yield
 
 
 def bind(host: str, port: int) -> socket.socket:

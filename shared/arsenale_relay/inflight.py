@@ -1,7 +1,7 @@
 """What the host asked and the daemon has not answered: the relay's memory of a connection. Pure."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 REPLAYABLE = frozenset(
     {
@@ -62,9 +62,9 @@ class InFlight:
         if method == "notifications/initialized":
             self._handshake[1:] = [line]
         elif method == "notifications/cancelled":
-            params = message.get("params")
-            cancelled = params.get("requestId") if isinstance(params, dict) else None
-            self._open.pop(_key(cancelled), None)
+            params: Any = message.get("params")
+            if isinstance(params, dict):
+                self._open.pop(_key(cast("dict[str, object]", params).get("requestId")), None)
         if id is not None:
             self._open[_key(id)] = (str(method), line)
             if method == "initialize":
@@ -139,7 +139,7 @@ class InFlight:
         return any(method == "subscriptions/listen" for method, _ in self._open.values())
 
     def refuse(self, line: bytes, why: str) -> bytes | None:
-        """Return the error that answers LINE, which was never sent; `None` if it wants no answer."""
+        """Return the error that answers LINE, never sent; `None` if it wants no answer."""
         message = _parse(line)
         if message is None or message.get("method") is None or message.get("id") is None:
             return None
@@ -162,4 +162,4 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         message = json.loads(line)
     except ValueError:
         return None
-    return message if isinstance(message, dict) else None
+    return cast("dict[str, Any]", message) if isinstance(message, dict) else None

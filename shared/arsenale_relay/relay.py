@@ -1,9 +1,9 @@
 """Copy lines between the host's stdin/stdout and the daemon's socket, and outlive the daemon.
 
-What is promised: stdout carries protocol and nothing else; lines keep their order; memory is bounded
-by `BUFFER_BYTES` each way plus the longest line (a side that does not read is not read from); a
-request that the daemon took and did not answer is answered once, with an error; a request that it
-never took is sent to the next daemon; the relay ends when its host closes stdin or stdout.
+What is promised: stdout carries protocol and nothing else; lines keep their order; memory is
+bounded by `BUFFER_BYTES` each way plus the longest line (a side that does not read is not read
+from); a request that the daemon took and did not answer is answered once, with an error; a request
+that it never took is sent to the next daemon; the relay ends when its host closes stdin or stdout.
 """
 
 import json
@@ -108,9 +108,9 @@ class Relay:
             self._connect()
 
     def _serve_daemon(self, events: int) -> None:
-        if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
-            if not self._read_daemon():
-                return
+        readable = events & (select.POLLIN | select.POLLHUP | select.POLLERR)
+        if readable and not self._read_daemon():
+            return
         if events & select.POLLOUT:
             self._write_daemon()
 

@@ -16,8 +16,8 @@ KEPT_ENVIRONMENT = (
     "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV", "PYTHONWARNDEFAULTENCODING",
 )  # fmt: skip
-"""What the daemon inherits besides `ARSENALE_*`, `LC_*`, `XDG_*` and `PG*`: it serves every session,
-so it must not live in the environment, and with the keys, of the one that happened to start it."""
+"""What the daemon inherits besides `ARSENALE_*`, `LC_*`, `XDG_*` and `PG*`: it serves every
+session, so it must not live with the environment, and the keys, of the one that started it."""
 
 _KEPT_PREFIXES = ("ARSENALE_", "LC_", "XDG_", "PG")
 

@@ -1,0 +1,99 @@
+"""The daemon from outside: ask it, start it, end it."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from arsenale_core.errors import UnavailableError
+from arsenale_daemon import paths
+from arsenale_relay import endpoint
+from arsenale_relay.start import StartError, connect_or_start
+
+ANSWER_S = 5.0
+START_S = 30.0
+STOP_S = 20.0
+"""How long the daemon may take to answer, to start and to end, seconds."""
+
+
+def ask(home: Path, command: str) -> dict[str, Any] | None:
+    """Send COMMAND (`status`, `stop`) to HOME's daemon; `None` when none runs.
+
+    Raises:
+        UnavailableError: One runs and does not answer.
+    """
+    try:
+        connection = endpoint.connect(str(home))
+    except OSError:
+        return None
+    with connection:
+        return _ask(connection, command)
+
+
+def up(home: Path) -> dict[str, Any]:
+    """Start HOME's daemon unless it runs; return its status.
+
+    Raises:
+        UnavailableError: It cannot be started.
+    """
+    try:
+        with connect_or_start(str(home), START_S, time.sleep) as connection:
+            return _ask(connection, "status")
+    except StartError as exc:
+        raise UnavailableError(_why_not_up(home, str(exc))) from exc
+
+
+def down(home: Path) -> bool:
+    """End HOME's daemon and wait until it is gone; false when none ran.
+
+    Raises:
+        UnavailableError: It does not end.
+    """
+    answered = ask(home, "stop")
+    if answered is None and not _lock_is_held(home):
+        return False
+    deadline = time.monotonic() + STOP_S
+    while _lock_is_held(home):
+        if time.monotonic() > deadline:
+            pid = answered["pid"] if answered else "its pid"
+            raise UnavailableError("the daemon does not end", hint=f"kill {pid}")
+        time.sleep(0.02)
+    return True
+
+
+def _ask(connection: socket.socket, command: str) -> dict[str, Any]:
+    connection.settimeout(ANSWER_S)
+    try:
+        connection.sendall(json.dumps({"arsenale": 1, "control": command}).encode() + b"\n")
+        with connection.makefile("rb") as answer:
+            return json.loads(answer.readline())
+    except (OSError, ValueError) as exc:
+        raise UnavailableError(
+            "the daemon runs but does not answer", hint="see `arsenale logs`, then end it by pid"
+        ) from exc
+
+
+def _lock_is_held(home: Path) -> bool:
+    try:
+        descriptor = os.open(paths.daemon_lock(home), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _why_not_up(home: Path, reason: str) -> str:
+    try:
+        said = paths.err_file(home).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return reason
+    last = [line for line in said if line.strip()][-1:]
+    return f"{reason} (it said: {last[0].strip()})" if last else reason

@@ -1,0 +1,48 @@
+"""One server in the foreground, in its own process: containers, debugging, the MCP Inspector."""
+
+import sys
+from typing import Literal, TypeAlias
+
+import anyio
+
+from arsenale_core import logs
+from arsenale_core.config import Settings
+from arsenale_core.errors import UnavailableError
+from arsenale_core.metrics import CallMetrics
+from arsenale_core.surface import Runtime
+from arsenale_daemon import discovery, paths, web
+
+Transport: TypeAlias = Literal["stdio", "sse", "streamable-http"]
+
+
+def serve(name: str, transport: Transport, settings: Settings) -> None:
+    """Serve NAME until the client goes (stdio) or a signal comes (HTTP).
+
+    Raises:
+        NotFoundError: No such server is installed.
+        UnavailableError: The home or the port cannot be had.
+    """
+    logs.configure(settings.log_level, file=settings.home / "logs" / f"{name}.log")
+    anyio.run(_serve, name, transport, settings)
+
+
+async def _serve(name: str, transport: Transport, settings: Settings) -> None:
+    spec = discovery.load(name)
+    runtime = Runtime(settings=settings)
+    async with spec.open(runtime) as service:
+        mcp = spec.mount(service, runtime, CallMetrics(runtime.registry))
+        if transport == "stdio":
+            await mcp.run_stdio_async()
+            return
+        try:
+            bound = web.bind(settings.http_host, settings.http_port)
+        except OSError as exc:
+            raise UnavailableError(
+                f"port {settings.http_port}: {exc.strerror}", hint="set ARSENALE_HTTP_PORT=0"
+            ) from exc
+        path = "sse" if transport == "sse" else "mcp"
+        address = f"http://{settings.http_host}:{bound.getsockname()[1]}/{name}/{path}"
+        sys.stderr.write(f"serving {address} (token: {settings.home / 'token'})\n")
+        token = paths.token(settings.home)
+        app = web.build(settings, token, {name: mcp}, runtime.registry, lambda: None)
+        await web.WebServer(app, handle_signals=True).serve(sockets=[bound])
