@@ -4,15 +4,15 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import anyio
 import orjson
-from anyio.abc import SocketListener, SocketStream, TaskStatus
+from anyio.abc import SocketListener, SocketStream, TaskGroup, TaskStatus
 from mcp.server import MCPServer
 
 from arsenale_core import logs
@@ -43,6 +43,15 @@ class Connection:
     stream: SocketStream
     server: str
     traffic: Traffic = field(default_factory=Traffic)
+    parted: bool = False
+
+    async def lines(self, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Pass LINES on, but for the relay's own: its farewell says that no more will come."""
+        async for line in lines:
+            if line.startswith(b'{"arsenale":'):
+                self.parted = True
+            else:
+                yield line
 
 
 class Daemon:
@@ -72,7 +81,7 @@ class Daemon:
             listener = await SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
             async with anyio.create_task_group() as serving:
                 serving.start_soon(self._listen_for_signals)
-                serving.start_soon(partial(listener.serve, self._serve_socket))
+                serving.start_soon(self._accept, listener, serving)
                 if self._settings.http:
                     serving.start_soon(self._serve_http)
                 serving.start_soon(self._watch_idleness)
@@ -111,6 +120,10 @@ class Daemon:
 
     # The socket.
 
+    async def _accept(self, listener: SocketListener, connections: TaskGroup) -> None:
+        with suppress(anyio.ClosedResourceError):  # closed on purpose, when the end has come
+            await listener.serve(self._serve_socket, connections)
+
     async def _serve_socket(self, stream: SocketStream) -> None:
         async with stream:
             lines = read_lines(stream.receive, self._settings.line_max_bytes)
@@ -130,7 +143,7 @@ class Daemon:
             finally:
                 self._last_seen = time.monotonic()
 
-    async def _serve_relay(self, stream: SocketStream, hello: dict[str, Any], lines: Any) -> None:
+    async def _serve_relay(self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]) -> None:
         name = str(hello.get("server"))
         if _newer(str(hello.get("version")), __version__):
             self._log.info("a newer relay came", version=hello.get("version"))
@@ -145,7 +158,9 @@ class Daemon:
         PEER.set(Peer(session=_text(hello.get("session")), project=_text(hello.get("project"))))
         try:
             await stream.send(_line({"version": __version__, "pid": os.getpid()}))
-            await serve_lines(self._surfaces[name], lines, stream.send, connection.traffic)
+            await serve_lines(
+                self._surfaces[name], connection.lines(lines), stream.send, connection.traffic
+            )
         finally:
             self._connections.discard(connection)
 
@@ -226,17 +241,17 @@ class Daemon:
         return any(connection.traffic.busy for connection in self._connections)
 
     async def _say_goodbye(self, listener: SocketListener) -> None:
-        """Close the door, let running requests finish, tell every relay that this is planned."""
+        """Close the door, tell every relay that this is planned, answer what they have sent."""
         with suppress(FileNotFoundError):
             os.unlink(endpoint.socket_path(str(self._settings.home)))
         await listener.aclose()
-        with anyio.move_on_after(FINISH_S):
-            while self._busy():  # noqa: ASYNC110  # a poll of 5 s at most, in nobody's hot path
-                await anyio.sleep(0.02)
         for connection in list(self._connections):
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 with anyio.move_on_after(0.5):
                     await connection.stream.send(_line({"goodbye": self._ending}))
+        with anyio.move_on_after(FINISH_S):
+            while any(not c.parted or c.traffic.busy for c in self._connections):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
 
     def _write_state(self) -> None:
         path = paths.state_file(self._settings.home)

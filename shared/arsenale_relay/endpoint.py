@@ -3,10 +3,8 @@
 Another platform's way (a named pipe on Windows) belongs here, behind the same three functions.
 """
 
-import hashlib
 import os
 import socket
-import tempfile
 
 MAX_PATH_BYTES = 100
 """A unix socket's path has 108 bytes on Linux and 104 on macOS (`sun_path`), its NUL included."""
@@ -37,6 +35,9 @@ def socket_path(home: str) -> str:
     path = os.path.join(home, "run", "daemon.sock")
     if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         return path
+    import hashlib  # 4 MB and 5 ms, needed here only
+    import tempfile
+
     folder = os.path.join(tempfile.gettempdir(), f"arsenale-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     status = os.lstat(folder)

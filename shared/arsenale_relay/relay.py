@@ -28,10 +28,16 @@ PIPE_WRITE_BYTES = 4096
 BUDGET_S = 20.0
 """How long to wait for a daemon before what waits for it is answered with an error."""
 
+FAREWELL = b'{"arsenale":1,"parted":true}\n'
+"""Tells a daemon that is ending on purpose: what came before this is all that it has to answer."""
+
+RETRY_S = 0.02
+"""How soon to try again when a daemon hangs up before it said welcome."""
+
 LAST_WORDS_S = 10.0
 """How long the daemon may take to answer what is open when the host has closed stdin."""
 
-CRASHED = "the Arsenale daemon ended while this ran, so it may or may not be done; call it again"
+CRASHED = "the Arsenale daemon ended meanwhile; it may or may not be done: check, then call again"
 UNREACHABLE = "{}; the call was not made"
 
 
@@ -54,6 +60,8 @@ class Relay:
         self._daemon: socket.socket | None = None
         self._welcomed = False
         self._goodbye = False
+        self._turned_away_since = 0.0
+        self._farewell = b""
         self._host_open = True
         self._ended_at = 0.0
         self._from_host = bytearray()
@@ -154,11 +162,16 @@ class Relay:
     def _has_next(self) -> bool:
         if not self._welcomed:
             return False
+        if self._goodbye:
+            return bool(len(self._sending) or self._farewell)
         if len(self._sending) or self._handshake is not None:
             return True
         return not self._flight.handshaking and bool(self._first or self._unsent)
 
     def _next_line(self) -> bytes:
+        if self._farewell:
+            line, self._farewell = self._farewell, b""
+            return line
         if self._handshake is not None:
             line, self._handshake = self._handshake, None
             return line
@@ -220,8 +233,12 @@ class Relay:
     def _control(self, said: dict[str, object]) -> None:
         if "error" in said:
             raise Refused(str(said["error"]))
-        self._welcomed = self._welcomed or "version" in said
-        self._goodbye = self._goodbye or "goodbye" in said
+        if "version" in said:
+            self._welcomed = True
+            self._turned_away_since = 0.0
+        if "goodbye" in said and not self._goodbye:
+            self._goodbye = True
+            self._farewell = FAREWELL
 
     def _write_host(self, events: int) -> None:
         if events & (select.POLLERR | select.POLLNVAL | select.POLLHUP):
@@ -245,7 +262,11 @@ class Relay:
         assert self._daemon is not None
         self._daemon.close()
         self._daemon = None
+        if not self._welcomed:
+            self._turned_away()
+            return
         self._welcomed = False
+        self._farewell = b""
         self._from_daemon.clear()
         if len(self._sending):
             # Cut off in the middle: the daemon cannot have acted on it. It is in flight all the
@@ -253,6 +274,16 @@ class Relay:
             self._sending = memoryview(b"")
         self._handshake, self._first = None, []
         self._to_host += b"".join(self._flight.lost(CRASHED))
+
+    def _turned_away(self) -> None:
+        """A daemon that was just ending let us in and went: nothing was sent, so nothing is lost."""
+        now = time.monotonic()
+        if not self._turned_away_since:
+            self._turned_away_since = now
+        elif now - self._turned_away_since > self._budget_s:
+            self._turned_away_since = 0.0
+            self._give_up("the Arsenale daemon ends as soon as it is asked: see `arsenale logs`")
+        self._wait(RETRY_S)
 
     def _connect(self) -> None:
         """Connect, or start a daemon; past the budget answer what waits with an error."""
