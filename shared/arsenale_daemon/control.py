@@ -40,8 +40,10 @@ def up(home: Path) -> dict[str, Any]:
         UnavailableError: It cannot be started.
     """
     try:
-        with connect_or_start(str(home), START_S, time.sleep) as connection:
-            return _ask(connection, "status")
+        while True:
+            with connect_or_start(str(home), START_S, time.sleep) as connection:
+                if (answer := _ask(connection, "status")) is not None:
+                    return answer
     except StartError as exc:
         raise UnavailableError(_why_not_up(home, str(exc))) from exc
 
@@ -64,16 +66,19 @@ def down(home: Path) -> bool:
     return True
 
 
-def _ask(connection: socket.socket, command: str) -> dict[str, Any]:
+def _ask(connection: socket.socket, command: str) -> dict[str, Any] | None:
     connection.settimeout(ANSWER_S)
     try:
         connection.sendall(json.dumps({"arsenale": 1, "control": command}).encode() + b"\n")
         with connection.makefile("rb") as answer:
-            return json.loads(answer.readline())
-    except (OSError, ValueError) as exc:
+            line = answer.readline()
+    except ConnectionError:
+        return None  # it was just ending
+    except OSError as exc:
         raise UnavailableError(
             "the daemon runs but does not answer", hint="see `arsenale logs`, then end it by pid"
         ) from exc
+    return json.loads(line) if line else None
 
 
 def _lock_is_held(home: Path) -> bool:

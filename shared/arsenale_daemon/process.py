@@ -143,7 +143,9 @@ class Daemon:
             finally:
                 self._last_seen = time.monotonic()
 
-    async def _serve_relay(self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]) -> None:
+    async def _serve_relay(
+        self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]
+    ) -> None:
         name = str(hello.get("server"))
         if _newer(str(hello.get("version")), __version__):
             self._log.info("a newer relay came", version=hello.get("version"))

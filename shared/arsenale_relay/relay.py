@@ -276,7 +276,7 @@ class Relay:
         self._to_host += b"".join(self._flight.lost(CRASHED))
 
     def _turned_away(self) -> None:
-        """A daemon that was just ending let us in and went: nothing was sent, so nothing is lost."""
+        """A daemon that was just ending let us in and went: nothing was sent or lost."""
         now = time.monotonic()
         if not self._turned_away_since:
             self._turned_away_since = now

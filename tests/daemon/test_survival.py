@@ -255,9 +255,7 @@ def test_a_home_that_cannot_be_written_is_answered_with_an_error_that_names_it(
     assert "was not made" in answer["error"]["message"]
 
 
-def test_a_home_whose_path_is_too_long_for_a_socket_works(
-    raw_host: Hosts, tmp_path: Path
-) -> None:
+def test_a_home_whose_path_is_too_long_for_a_socket_works(raw_host: Hosts, tmp_path: Path) -> None:
     deep = tmp_path / ("long" * 20) / ("path" * 20)
     deep.mkdir(parents=True)
     (deep / "config.toml").write_text("http = false\n", encoding="utf-8")
