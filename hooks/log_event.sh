@@ -1,6 +1,13 @@
 #!/bin/sh
+# Log a hook event: copy stdin to a file of our own in the spool. Prints nothing, exits 0 whatever
+# happens, reads no clock and parses nothing: the file's time is the event's time, and what the file
+# says is understood later, by the telemetry server (see README.md here).
+#   log_event.sh [SPOOL]    SPOOL: by default $ARSENALE_HOME/spool, or ~/.arsenale/spool
 umask 077
-d=${1:-${ARSENALE_HOME:-${HOME:-/}/.arsenale}/spool}
+d=${1:-${ARSENALE_HOME:-${HOME:-/nonexistent}/.arsenale}/spool}
 [ -d "$d" ] || mkdir -p "$d" 2>/dev/null
-cat 2>/dev/null >>"$d/$$.$PPID.json" || cat >/dev/null 2>&1
+# A process id is unique among the living, so no two hooks write to one file. `full` is the intake's
+# sign that nothing more fits. Whatever is not written is read all the same: the host must not get
+# a broken pipe.
+[ ! -e "$d/full" ] && cat 2>/dev/null >>"$d/$$.$PPID.json" || cat >/dev/null 2>&1
 exit 0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import arsenale_relay
 from arsenale_core.assets import asset_dir
-from arsenale_core.config import Settings
+from arsenale_core.config import DEFAULT_HOME, Settings
 from arsenale_daemon import discovery
-from arsenale_daemon.host_config import Install
+from arsenale_daemon.host_entries import Install
 
 
 def interpreter() -> str:
@@ -34,6 +34,7 @@ def current(settings: Settings, *, tracking: bool = False) -> Install:
         hook=hook_path(),
         spool=settings.home / "spool",
         home=settings.home,
+        default_home=DEFAULT_HOME.expanduser(),
         servers=tuple(discovery.names()),
         tracking=tracking,
     )

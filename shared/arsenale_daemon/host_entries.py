@@ -1,0 +1,136 @@
+"""What init writes: the entries of a server and of a hook, and how they are known again. Pure."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+Json: TypeAlias = dict[str, Any]
+Style: TypeAlias = Literal["claude", "cursor", "vscode", "codex"]
+
+TIMEOUT_S = 2
+"""How long a host lets a hook run: it needs a millisecond, and a stuck disk must not block."""
+
+TOOL_EVENTS = ("PreToolUse", "PostToolUse", "PostToolUseFailure")
+WAITED_FOR = ("SessionEnd", "Stop", "SubagentStop")
+"""Events after which a host may exit at once: an asynchronous hook would die with it."""
+
+EVENTS: dict[Style, tuple[str, ...]] = {
+    "claude": (
+        *TOOL_EVENTS, "SessionStart", "SessionEnd", "UserPromptSubmit", "Stop", "SubagentStart",
+        "SubagentStop", "PreCompact", "Notification",
+    ),
+    "codex": (
+        "PreToolUse", "PostToolUse", "SessionStart", "SessionEnd", "UserPromptSubmit", "Stop",
+        "SubagentStart", "SubagentStop", "PreCompact",
+    ),
+    "vscode": (
+        "PreToolUse", "PostToolUse", "SessionStart", "UserPromptSubmit", "Stop", "PreCompact",
+        "SubagentStart", "SubagentStop",
+    ),
+    "cursor": (
+        "preToolUse", "postToolUse", "postToolUseFailure", "sessionStart", "sessionEnd",
+        "beforeSubmitPrompt", "subagentStart", "subagentStop", "preCompact", "stop",
+    ),
+}  # fmt: skip
+"""Which events of each host are logged. Cursor's events about one tool (`afterFileEdit`, ...) are
+left out: its general ones tell of the same calls."""
+
+OUR_HOOKS = ("log_event.sh", "log_event.py", "tracking_id.py")
+OUR_RELAY = "arsenale_relay"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Install:
+    """What a host's configuration must name to reach this installation; paths are absolute.
+
+    Attributes:
+        python: The interpreter that runs the relay.
+        relay: The relay's `__main__.py`.
+        hook: `log_event.sh`.
+        spool: Where the hook writes.
+        home: `ARSENALE_HOME`.
+        default_home: The home that is used where none is named.
+        servers: The servers to connect.
+        tracking: Whether PreToolUse is answered with a tracking id.
+    """
+
+    python: str
+    relay: Path
+    hook: Path
+    spool: Path
+    home: Path
+    default_home: Path
+    servers: tuple[str, ...]
+    tracking: bool = False
+
+
+def server_entries(install: Install, *, typed: bool) -> dict[str, Json]:
+    """Return the MCP servers by the name a host shows; TYPED hosts want the transport named."""
+    entries: dict[str, Json] = {}
+    for server in install.servers:
+        entry: Json = {"type": "stdio"} if typed else {}
+        entry["command"] = install.python
+        entry["args"] = ["-I", "-S", str(install.relay), server]
+        if install.home != install.default_home:
+            entry["env"] = {"ARSENALE_HOME": str(install.home)}
+        entries[f"arsenale-{server}"] = entry
+    return entries
+
+
+def is_our_server(name: str, entry: object) -> bool:
+    """Say whether a server's entry is one that init wrote, here or in an older version."""
+    if not name.startswith("arsenale-") or not isinstance(entry, dict):
+        return False
+    arguments: Any = cast("Json", entry).get("args")
+    return isinstance(arguments, list) and any(
+        OUR_RELAY in str(argument) for argument in cast("list[object]", arguments)
+    )
+
+
+def hook_entries(install: Install, style: Style) -> dict[str, list[Json]]:
+    """Return the hook entries by event, in the shape that the host STYLE wants."""
+    entries: dict[str, list[Json]] = {}
+    for event in EVENTS[style]:
+        handlers = [_handler(install, style, event)]
+        if install.tracking and event.lower() == "pretooluse":
+            handlers.append(_tracking(install, style))
+        if style in ("cursor", "vscode"):
+            entries[event] = handlers
+        else:
+            group: Json = {"matcher": "*"} if event in TOOL_EVENTS else {}
+            entries[event] = [{**group, "hooks": handlers}]
+    return entries
+
+
+def is_our_handler(handler: object) -> bool:
+    """Say whether a hook's handler is one that init wrote, here or in an older version."""
+    if not isinstance(handler, dict):
+        return False
+    said = cast("Json", handler)
+    arguments: Any = said.get("args")
+    words = [
+        said.get("command"),
+        *(cast("list[object]", arguments) if isinstance(arguments, list) else []),
+    ]
+    text = " ".join(str(word) for word in words)
+    return any(f"/{name}" in text for name in OUR_HOOKS)
+
+
+def _handler(install: Install, style: Style, event: str) -> Json:
+    command = ["/bin/sh", str(install.hook), str(install.spool)]
+    if style == "cursor":
+        return {"command": shlex.join(command), "timeout": TIMEOUT_S}
+    if style in ("vscode", "codex"):
+        return {"type": "command", "command": shlex.join(command), "timeout": TIMEOUT_S}
+    handler: Json = {
+        "type": "command", "command": command[0], "args": command[1:], "timeout": TIMEOUT_S,
+    }  # fmt: skip
+    return handler if event in WAITED_FOR else {**handler, "async": True}
+
+
+def _tracking(install: Install, style: Style) -> Json:
+    command = [install.python, "-I", "-S", str(install.hook.with_name("tracking_id.py"))]
+    if style == "cursor":
+        return {"command": shlex.join(command), "timeout": TIMEOUT_S}
+    return {"type": "command", "command": shlex.join(command), "timeout": TIMEOUT_S}

@@ -1,0 +1,167 @@
+"""The JSON files of hosts: put our entries in, or take them out; the rest stays as it is. Pure."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from arsenale_core.errors import InvalidError
+from arsenale_daemon.host_entries import (
+    Install,
+    Json,
+    Style,
+    hook_entries,
+    is_our_handler,
+    is_our_server,
+    server_entries,
+)
+
+
+def servers(
+    path: Path, before: str | None, key: str, install: Install, *, undo: bool, typed: bool
+) -> str | None:
+    """Return the text of a server file after the change; `None` when no file is to remain.
+
+    Raises:
+        InvalidError: The file is no JSON object, or KEY in it no object.
+    """
+    document = _parse(path, before)
+    table = _object(path, document, key)
+    ours = [name for name, entry in table.items() if is_our_server(name, entry)]
+    wanted = {} if undo else server_entries(install, typed=typed)
+    for name in ours:
+        if name not in wanted:
+            del table[name]
+    table.update(wanted)
+    _put(document, key, table, keep_empty=not (ours and undo))
+    return _print(before, document)
+
+
+def hooks(
+    path: Path, before: str | None, style: Style, install: Install, *, undo: bool
+) -> str | None:
+    """Return the text of a hook file after the change; `None` when no file is to remain.
+
+    Raises:
+        InvalidError: The file is no JSON object, or its hooks have another shape.
+    """
+    document = _parse(path, before)
+    table = _object(path, document, "hooks")
+    found = False
+    for event in list(table):
+        kept = _without_ours(path, event, table[event])
+        if kept != table[event]:
+            found = True
+            if kept:
+                table[event] = kept
+            else:
+                del table[event]
+    if undo and not found:
+        return before
+    for event, entries in ({} if undo else hook_entries(install, style)).items():
+        table[event] = [*table.get(event, []), *entries]
+    if style == "cursor" and not undo:
+        document.setdefault("version", 1)
+    _put(document, "hooks", table, keep_empty=not undo)
+    after = _print(before, document)
+    return before if before and after and says_the_same(before, after) else after
+
+
+def _without_ours(path: Path, event: str, groups: object) -> list[Any]:
+    """Return the entries of EVENT without our handlers; a group that only held ours goes."""
+    if not isinstance(groups, list):
+        raise InvalidError(
+            f"{path}: hooks.{event} is no list", hint="mend it by hand, then run init again"
+        )
+    kept: list[Any] = []
+    for group in cast("list[object]", groups):
+        if is_our_handler(group):
+            continue
+        if isinstance(group, dict) and isinstance(cast("Json", group).get("hooks"), list):
+            handlers: list[Any] = cast("Json", group)["hooks"]
+            others = [handler for handler in handlers if not is_our_handler(handler)]
+            if len(others) != len(handlers):
+                if others:
+                    kept.append({**cast("Json", group), "hooks": others})
+                continue
+        kept.append(group)
+    return kept
+
+
+def _parse(path: Path, text: str | None) -> Json:
+    if text is None or not text.strip():
+        return {}
+    try:
+        document = json.loads(text.removeprefix("\ufeff"))
+    except json.JSONDecodeError as exc:
+        commented = (
+            "; it has comments, which would be lost" if re.search(r"(?m)^\s*//", text) else ""
+        )
+        raise InvalidError(
+            f"{path}, line {exc.lineno}: {exc.msg}{commented}",
+            hint="mend it, or add by hand what `arsenale init --dry-run` shows in an empty folder",
+        ) from exc
+    if not isinstance(document, dict):
+        raise InvalidError(f"{path} is no JSON object", hint="mend or move it")
+    return cast("Json", document)
+
+
+def _object(path: Path, document: Json, key: str) -> Json:
+    table = document.get(key, {})
+    if not isinstance(table, dict):
+        raise InvalidError(f"{path}: {key} is no object", hint="mend it, then run init again")
+    return dict(cast("Json", table))
+
+
+def says_something(text: str) -> bool:
+    """Say whether a host's file, JSON or TOML, holds more than an empty frame."""
+    try:
+        return json.loads(text) not in ({}, {"version": 1})
+    except ValueError:
+        return bool(text.strip())
+
+
+def says_the_same(one: str, other: str) -> bool:
+    """Say whether two texts of a host's file mean the same: equal, or equal as JSON."""
+    try:
+        return _items(json.loads(one)) == _items(json.loads(other))
+    except ValueError:
+        return one == other
+
+
+def _put(document: Json, key: str, table: Json, *, keep_empty: bool) -> None:
+    if table or (keep_empty and key in document):
+        document[key] = table
+    else:
+        document.pop(key, None)
+
+
+def _print(before: str | None, document: Json) -> str | None:
+    """Return DOCUMENT in the manner of BEFORE; `None` when nothing is left of it."""
+    if before is None:
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n" if document else None
+    if before.strip() and json.loads(before.removeprefix("\ufeff")) == document:
+        return before
+    if not document and not before.strip():
+        return before
+    indent = re.search(r"\n([ \t]+)\S", before)
+    escaped = re.search(r"\\u[0-9a-fA-F]{4}", before) is not None
+    if indent is None and before.strip() not in ("", "{}"):
+        text = json.dumps(document, ensure_ascii=escaped, separators=_separators(before))
+    else:
+        width: str | int = indent[1] if indent else 2
+        text = json.dumps(document, indent=width, ensure_ascii=escaped)
+    return text + ("\n" if before.endswith("\n") or not before.strip() else "")
+
+
+def _separators(before: str) -> tuple[str, str]:
+    return (", ", ": ") if '": ' in before else (",", ":")
+
+
+def _items(value: Any) -> list[Any]:
+    """Return VALUE with the order of keys made comparable."""
+    if isinstance(value, dict):
+        return [[key, _items(item)] for key, item in cast("Json", value).items()]
+    if isinstance(value, list):
+        return [_items(item) for item in cast("list[Any]", value)]
+    return [value]
