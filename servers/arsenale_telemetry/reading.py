@@ -44,7 +44,7 @@ _SUMS = ("calls", "errors", "interrupted", "timed", "total_us", "input_bytes", "
 def groups(db: sa.Connection, scope: Scope, by: str, *, buckets: bool) -> list[Group]:
     """Return the sums by BY (`tool`, `project` or `period`), unordered; with latency BUCKETS."""
     key = {"tool": t.usage.c.tool_id, "project": t.usage.c.project_id, "period": t.usage.c.period}
-    sums = [sa.cast(sa.func.sum(t.usage.c[name]), sa.BigInteger).label(name) for name in _SUMS]
+    sums = [_sum(t.usage.c[name]).label(name) for name in _SUMS]
     query = (
         sa.select(key[by].label("id"), sa.func.max(t.usage.c.max_us).label("max_us"), *sums)
         .where(_in_scope(t.usage, scope))
@@ -64,7 +64,7 @@ def groups(db: sa.Connection, scope: Scope, by: str, *, buckets: bool) -> list[G
 def _add_buckets(db: sa.Connection, scope: Scope, by: str, found: dict[Any, Group]) -> None:
     c = t.latency.c
     key = {"tool": c.tool_id, "project": c.project_id, "period": c.period}[by]
-    n = sa.cast(sa.func.sum(c.n), sa.BigInteger)
+    n = _sum(c.n)
     query = sa.select(key, c.bucket, n).where(_in_scope(t.latency, scope)).group_by(key, c.bucket)
     for id, bucket, n in db.execute(query):
         if id in found:
@@ -103,7 +103,7 @@ def sessions(db: sa.Connection, window: Window, limit: int, offset: int) -> list
     rows = _rows(db, busiest)
     for row in rows:
         mine = t.call.c.session_id == row["id"]
-        totals = sa.select(sa.func.sum(t.call.c.duration_us), sa.func.max(t.call.c.duration_us))
+        totals = sa.select(_sum(t.call.c.duration_us), sa.func.max(t.call.c.duration_us))
         row["total_us"], row["max_us"] = db.execute(totals.where(mine)).one()
     return rows
 
@@ -116,7 +116,7 @@ def session_count(db: sa.Connection, window: Window) -> int:
 
 def kinds(db: sa.Connection, first_day: int) -> dict[str, int]:
     """Return how many events of each kind came since FIRST_DAY, most first."""
-    n = sa.cast(sa.func.sum(t.kinds.c.n), sa.BigInteger)
+    n = _sum(t.kinds.c.n)
     query = sa.select(t.kinds.c.kind, n).where(t.kinds.c.day >= first_day).group_by(t.kinds.c.kind)
     return dict(_pairs(db, query.order_by(n.desc())))
 
@@ -142,8 +142,8 @@ def repeated(db: sa.Connection, scope: Scope, limit: int, newest: int) -> list[d
             recent.c.tool,
             sa.func.max(recent.c.subject).label("subject"),
             n,
-            sa.func.sum(sa.case((recent.c.status == "error", 1), else_=0)).label("errors"),
-            sa.func.coalesce(sa.func.sum(recent.c.duration_us), 0).label("total_us"),
+            _sum(sa.case((recent.c.status == "error", 1), else_=0)).label("errors"),
+            sa.func.coalesce(_sum(recent.c.duration_us), 0).label("total_us"),
         )
         .where(recent.c.input_sha.is_not(None))
         .group_by(recent.c.tool, recent.c.input_sha)
@@ -283,10 +283,7 @@ def last_event_us(db: sa.Connection) -> int | None:
 def totals_by_tool(db: sa.Connection) -> list[tuple[str, int, int, int, int]]:
     """Return `(tool, calls, errors, interrupted, total_us)` over all time, for the counters."""
     c = t.usage.c
-    sums = [
-        sa.cast(sa.func.sum(x), sa.BigInteger)
-        for x in (c.calls, c.errors, c.interrupted, c.total_us)
-    ]
+    sums = [_sum(x) for x in (c.calls, c.errors, c.interrupted, c.total_us)]
     query = (
         sa.select(t.tool.c.name, *sums)
         .join(t.tool, t.tool.c.id == c.tool_id)
@@ -301,7 +298,7 @@ def buckets_by_tool(db: sa.Connection) -> dict[str, dict[int, int]]:
     """Return how many durations each bucket holds over all time, by tool."""
     c = t.latency.c
     query = (
-        sa.select(t.tool.c.name, c.bucket, sa.cast(sa.func.sum(c.n), sa.BigInteger))
+        sa.select(t.tool.c.name, c.bucket, _sum(c.n))
         .join(t.tool, t.tool.c.id == c.tool_id)
         .where(c.grain == t.DAY)
         .group_by(t.tool.c.name, c.bucket)
@@ -321,6 +318,11 @@ def active_sessions(db: sa.Connection, since_us: int) -> int:
 
 def _pairs(db: sa.Connection, query: Query) -> list[tuple[Any, Any]]:
     return [(row[0], row[1]) for row in db.execute(query)]
+
+
+def _sum(column: Any) -> sa.ColumnElement[int]:
+    """Return the sum of COLUMN as an integer: PostgreSQL makes a sum of integers a decimal."""
+    return sa.cast(sa.func.sum(column), sa.BigInteger)
 
 
 def _rows(db: sa.Connection, query: Query) -> list[dict[str, Any]]:

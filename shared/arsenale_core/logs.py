@@ -67,21 +67,21 @@ def configure(
             _attach(handler, structlog.processors.JSONRenderer())
     for noisy in ("uvicorn.access", "watchfiles", "mcp", "sse_starlette"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    structlog.configure(
+
+
+def get(name: str) -> Logger:
+    """Return the logger called NAME."""
+    # Bound to the standard library here and not by global configuration: structlog's own default
+    # would print on stdout, which belongs to the protocol.
+    return structlog.wrap_logger(
+        logging.getLogger(name),
         processors=[
             structlog.stdlib.filter_by_level,
             *_SHARED,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
     )
-
-
-def get(name: str) -> Logger:
-    """Return the logger called NAME."""
-    return structlog.stdlib.get_logger(name)
 
 
 def _attach(handler: logging.Handler, renderer: Processor) -> None:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, get_args
 
 from arsenale_core.errors import UnavailableError
 from arsenale_daemon import host_json, host_toml
-from arsenale_daemon.host_entries import Install
+from arsenale_daemon.host_entries import Install, is_marked
 
 Host: TypeAlias = Literal["claude", "cursor", "vscode", "codex"]
 Scope: TypeAlias = Literal["project", "user"]
@@ -152,7 +152,7 @@ def _write(path: Path, text: str) -> None:
         backup = _backup(path)
         if _read(backup) == text:
             backup.unlink()  # all is as it was
-        elif not backup.exists():
+        elif not backup.exists() and not is_marked(_read(path) or ""):
             shutil.copy2(path, backup)
     descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -88,6 +88,11 @@ def is_our_server(name: str, entry: object) -> bool:
     )
 
 
+def is_marked(text: str) -> bool:
+    """Say whether the text of a host's file has anything of ours in it."""
+    return OUR_RELAY in text or any(f"/{name}" in text for name in OUR_HOOKS)
+
+
 def hook_entries(install: Install, style: Style) -> dict[str, list[Json]]:
     """Return the hook entries by event, in the shape that the host STYLE wants."""
     entries: dict[str, list[Json]] = {}

@@ -122,11 +122,26 @@ def says_something(text: str) -> bool:
 
 
 def says_the_same(one: str, other: str) -> bool:
-    """Say whether two texts of a host's file mean the same: equal, or equal as JSON."""
+    """Say whether two texts of a host's file mean the same but for white space and empty frames."""
     try:
-        return _items(json.loads(one)) == _items(json.loads(other))
+        return _items(_pruned(json.loads(one))) == _items(_pruned(json.loads(other)))
     except ValueError:
-        return one == other
+        return one.rstrip() == other.rstrip()
+
+
+def _pruned(document: Any) -> Any:
+    """Return DOCUMENT without the empty frames that taking out the last of our entries leaves."""
+    if not isinstance(document, dict):
+        return document
+    kept = dict(cast("Json", document))
+    for key in ("hooks", "mcpServers", "servers"):
+        table: Any = kept.get(key)
+        if isinstance(table, dict):
+            full = {name: value for name, value in cast("Json", table).items() if value != []}
+            kept.pop(key)
+            if full:
+                kept[key] = full
+    return kept
 
 
 def _put(document: Json, key: str, table: Json, *, keep_empty: bool) -> None:

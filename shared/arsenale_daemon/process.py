@@ -70,6 +70,8 @@ class Daemon:
         self._last_seen = time.monotonic()
         self._started_at = time.time()
         self._http_port: int | None = None
+        self._web: web.WebServer | None = None
+        self._web_ended = anyio.Event()
         self._http_error: str | None = None
         self._log = logs.get("arsenale.daemon")
 
@@ -214,7 +216,11 @@ class Daemon:
         self._http_port = bound.getsockname()[1]
         self._write_state()
         app = web.build(settings, token, self._surfaces, self._runtime.registry, self._seen)
-        await web.WebServer(app).serve(sockets=[bound])
+        self._web = web.WebServer(app)
+        try:
+            await self._web.serve(sockets=[bound])
+        finally:
+            self._web_ended.set()
 
     def _seen(self) -> None:
         self._last_seen = time.monotonic()
@@ -251,9 +257,13 @@ class Daemon:
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 with anyio.move_on_after(0.5):
                     await connection.stream.send(_line({"goodbye": self._ending}))
+        if self._web is not None:
+            self._web.should_exit = True
         with anyio.move_on_after(FINISH_S):
             while any(not c.parted or c.traffic.busy for c in self._connections):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
+            if self._web is not None:
+                await self._web_ended.wait()
 
     def _write_state(self) -> None:
         path = paths.state_file(self._settings.home)

@@ -99,7 +99,7 @@ class WebServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             lifespan="on",
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=1,
             server_header=False,
         )
         super().__init__(config)

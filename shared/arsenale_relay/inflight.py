@@ -20,6 +20,10 @@ REPLAYABLE = frozenset(
 LOST = -32000
 """JSON-RPC error code (implementation-defined server error, JSON-RPC 2.0 section 5.1)."""
 
+MAX_ID_BYTES = 2_000
+"""Longest id that is looked for at the head of an answer; hosts use small numbers."""
+
+_DECODER = json.JSONDecoder()
 _RESPONSE = b'{"jsonrpc":"2.0","id":'
 _FROM_SERVER = b'{"jsonrpc":"2.0","method":'
 
@@ -80,8 +84,7 @@ class InFlight:
         if line.startswith(_FROM_SERVER) and b'"id":' not in line:
             return True
         if line.startswith(_RESPONSE):
-            end = line.find(b",", len(_RESPONSE))
-            key = line[len(_RESPONSE) : end].decode(errors="replace")
+            key = _key(_leading_value(line[len(_RESPONSE) : len(_RESPONSE) + MAX_ID_BYTES]))
         else:
             message = _parse(line)
             if message is None or "id" not in message:
@@ -155,6 +158,14 @@ def error(id: str, message: str) -> bytes:
 
 def _key(id: object) -> str:
     return json.dumps(id)
+
+
+def _leading_value(text: bytes) -> object:
+    """Return the JSON value that TEXT begins with: a large answer is not read for its id."""
+    try:
+        return _DECODER.raw_decode(text.decode(errors="replace"))[0]
+    except ValueError:
+        return None
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

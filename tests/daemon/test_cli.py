@@ -1,0 +1,134 @@
+"""The command line, run as a user would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+ARSENALE = str(Path(sys.executable).with_name("arsenale"))
+
+
+@pytest.fixture
+def arsenale(environment: dict[str, str], tmp_path: Path) -> Run:
+    user = tmp_path / "user"
+    user.mkdir()
+
+    def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ARSENALE, *words], env={**environment, "HOME": str(user), **env}, cwd=tmp_path,
+            capture_output=True, text=True, check=False, timeout=90, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    return run
+
+
+def test_up_status_down_tell_what_is(arsenale: Run, home: Path) -> None:
+    down = arsenale("status")
+    assert (down.returncode, "The daemon is down" in down.stdout) == (3, True)
+    assert json.loads(arsenale("status", "--json").stdout) == {"running": False, "home": str(home)}
+    assert arsenale("up").returncode == 0
+    status = json.loads(arsenale("status", "--json").stdout)
+    assert status["servers"] == {"telemetry": {"state": "up", "connections": 0}}
+    assert json.loads(arsenale("up", "--json").stdout)["pid"] == status["pid"]
+    assert "has ended" in arsenale("down").stdout
+    assert "No daemon was running" in arsenale("down").stdout
+
+
+def test_logs_show_the_last_lines_and_say_when_there_are_none(arsenale: Run) -> None:
+    none = arsenale("logs")
+    assert (none.returncode, "arsenale up" in none.stderr) == (1, True)
+    arsenale("up")
+    assert '"event": "up"' in arsenale("logs", "-n", "20").stdout
+
+
+def test_logs_follow(arsenale: Run, environment: dict[str, str]) -> None:
+    arsenale("up")
+    with subprocess.Popen(
+        [ARSENALE, "logs", "-f", "-n", "0"], env=environment, stdout=subprocess.PIPE, text=True
+    ) as follower:
+        assert follower.stdout
+        time.sleep(1.0)
+        arsenale("down")
+        assert "ended" in follower.stdout.readline()
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(10) == 130
+
+
+def test_init_connects_twice_is_once_and_undo_takes_it_out(arsenale: Run, tmp_path: Path) -> None:
+    dry = arsenale("init", "--dry-run")
+    assert "+++ " in dry.stdout and "Nothing was written" in dry.stdout
+    assert not (tmp_path / ".mcp.json").exists()
+    assert arsenale("init").returncode == 0
+    assert (tmp_path / ".mcp.json").is_file()
+    assert "all set" in arsenale("init").stdout
+    doctor = json.loads(arsenale("doctor", "--json").stdout)
+    assert {c["name"]: c["found"] for c in doctor}["hosts"] == "connected: claude (project)"
+    assert arsenale("init", "--undo").returncode == 0
+    assert not (tmp_path / ".mcp.json").exists()
+
+
+@pytest.mark.parametrize("host", ["cursor", "vscode", "codex"])
+def test_init_knows_the_other_hosts(host: str, arsenale: Run) -> None:
+    assert "Wrote" in arsenale("init", "--host", host).stdout
+    assert "all set" in arsenale("init", "--host", host).stdout
+
+
+def test_doctor_is_well_on_a_sound_home_and_measures_the_hook(arsenale: Run) -> None:
+    checks = {c["name"]: c for c in json.loads(arsenale("doctor", "--json").stdout)}
+    assert [name for name, check in checks.items() if check["state"] == "fail"] == []
+    assert "x starting Python; 20 of 20 test events arrived" in checks["hook"]["found"]
+
+
+def test_doctor_finds_what_is_wrong_and_says_how_to_mend(arsenale: Run, home: Path) -> None:
+    (home / "token").write_text("x\n", encoding="ascii")
+    (home / "token").chmod(0o644)
+    spool = home / "spool"
+    spool.mkdir()
+    (spool / "full").touch()
+    done = arsenale("doctor")
+    assert done.returncode == 1
+    assert "chmod 600" in done.stdout
+    assert "make room on the disk" in done.stdout
+
+
+def test_a_setting_that_does_not_parse_is_one_line(arsenale: Run) -> None:
+    done = arsenale("status", ARSENALE_HTTP_PORT="soon")
+    assert done.returncode == 1
+    assert "http_port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_server_names_those_there_are(arsenale: Run) -> None:
+    done = arsenale("serve", "nope")
+    assert (done.returncode, "there are telemetry" in done.stderr) == (1, True)
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_plays_the_session_and_leaves_nothing(arsenale: Run, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = arsenale("demo", TMPDIR=str(temporary))
+    assert done.returncode == 0, done.stderr
+    assert "193 recorded events" in done.stdout
+    assert "74 calls, 6 errors, 0" in " ".join(done.stdout.split())
+    assert list(temporary.glob("arsenale-demo-*")) == []
+
+
+def test_foreground_logs_to_stderr_and_ends_on_ctrl_c(environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        [ARSENALE, "up", "--foreground"], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        while "arsenale.daemon" not in process.stderr.readline():
+            pass
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(15) == 0

@@ -1,0 +1,190 @@
+"""Connecting an assistant: what is there stays, twice is once, undo is exact."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arsenale_core.errors import InvalidError
+from arsenale_daemon import host_config
+from arsenale_daemon.host_config import HOSTS, SCOPES, FileChange, Host, Scope
+from arsenale_daemon.host_entries import Install
+
+
+def install(root: str = "/opt/arsenale", **more: Any) -> Install:
+    values: dict[str, Any] = {
+        "python": "/usr/bin/python3",
+        "relay": Path(f"{root}/arsenale_relay/__main__.py"),
+        "hook": Path(f"{root}/hooks/log_event.sh"),
+        "spool": Path("/home/a/.arsenale/spool"),
+        "home": Path("/home/a/.arsenale"),
+        "default_home": Path("/home/a/.arsenale"),
+        "servers": ("telemetry",),
+        **more,
+    }
+    return Install(**values)
+
+
+def planned(
+    folder: Path, host: Host = "claude", scope: Scope = "project", *, undo: bool = False,
+    what: Install | None = None,
+) -> list[FileChange]:  # fmt: skip
+    return host_config.plan(
+        host, project=folder, home=folder, scope=scope, install=what or install(), undo=undo
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("scope", SCOPES)
+def test_twice_is_once_and_undo_leaves_no_file(host: Host, scope: Scope, tmp_path: Path) -> None:
+    changes = planned(tmp_path, host, scope)
+    assert len(changes) == 2
+    host_config.apply(changes)
+    assert planned(tmp_path, host, scope) == []
+    host_config.apply(planned(tmp_path, host, scope, undo=True))
+    assert files(tmp_path) == {}
+    assert planned(tmp_path, host, scope, undo=True) == []
+
+
+def test_claude_gets_the_relay_and_every_event(tmp_path: Path) -> None:
+    host_config.apply(planned(tmp_path, what=install(home=Path("/other"))))
+    servers = json.loads((tmp_path / ".mcp.json").read_text(encoding="utf-8"))
+    assert servers["mcpServers"]["arsenale-telemetry"] == {
+        "command": "/usr/bin/python3",
+        "args": ["-I", "-S", "/opt/arsenale/arsenale_relay/__main__.py", "telemetry"],
+        "env": {"ARSENALE_HOME": "/other"},
+    }
+    local = tmp_path / ".claude" / "settings.local.json"
+    hooks = json.loads(local.read_text(encoding="utf-8"))["hooks"]
+    assert len(hooks) == 11
+    assert hooks["PreToolUse"][0]["matcher"] == "*"
+    assert hooks["PreToolUse"][0]["hooks"][0]["async"] is True
+    assert "async" not in hooks["SessionEnd"][0]["hooks"][0]
+
+
+def test_what_is_there_stays(tmp_path: Path) -> None:
+    mine = {
+        "permissions": {"allow": ["Bash(ls:*)"]},
+        "hooks": {
+            "PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "mine"}]}],
+            "Custom": [],
+        },
+        "model": "x",
+    }
+    path = tmp_path / ".claude" / "settings.local.json"
+    path.parent.mkdir()
+    text = json.dumps(mine, indent=4) + "\n"
+    path.write_text(text, encoding="utf-8")
+    host_config.apply(planned(tmp_path))
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert list(after)[:1] == ["permissions"]
+    assert after["hooks"]["PreToolUse"][0] == mine["hooks"]["PreToolUse"][0]
+    assert len(after["hooks"]["PreToolUse"]) == 2
+    assert path.read_text(encoding="utf-8").startswith('{\n    "permissions"')
+    host_config.apply(planned(tmp_path, undo=True))
+    assert files(tmp_path) == {".claude/settings.local.json": text.encode()}
+
+
+def test_an_older_installation_is_renewed_and_not_doubled(tmp_path: Path) -> None:
+    host_config.apply(planned(tmp_path, what=install("/old")))
+    host_config.apply(planned(tmp_path, what=install("/new")))
+    text = b"".join(files(tmp_path).values()).decode()
+    assert "/old" not in text
+    assert text.count("/new/hooks/log_event.sh") == 11
+
+
+def test_comments_and_order_of_toml_stay(tmp_path: Path) -> None:
+    path = tmp_path / ".codex" / "config.toml"
+    path.parent.mkdir()
+    text = '# mine\nmodel = "x"  # why\n\n[mcp_servers.other]\ncommand = "c"\n'
+    path.write_text(text, encoding="utf-8")
+    host_config.apply(planned(tmp_path, "codex"))
+    now = path.read_text(encoding="utf-8")
+    assert now.startswith(text.rstrip("\n")[:30])
+    assert "[mcp_servers.arsenale-telemetry]" in now
+    assert '[mcp_servers.other]\ncommand = "c"' in now
+    host_config.apply(planned(tmp_path, "codex", undo=True))
+    assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("host", "file", "text"),
+    [
+        ("claude", ".mcp.json", "{not json"),
+        ("claude", ".mcp.json", "[]"),
+        ("claude", ".mcp.json", '{"mcpServers": []}'),
+        ("claude", ".claude/settings.local.json", '{"hooks": {"Stop": 1}}'),
+        ("vscode", ".vscode/mcp.json", '// mine\n{"servers": {}}'),
+        ("codex", ".codex/config.toml", "= broken"),
+        ("codex", ".codex/config.toml", "mcp_servers = 1"),
+    ],
+)
+def test_a_file_that_cannot_be_understood_is_named_and_left_alone(
+    host: Host, file: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidError, match=path.name):
+        planned(tmp_path, host)
+    assert files(tmp_path) == {file: text.encode()}
+
+
+def test_a_link_is_followed_and_the_mode_kept(tmp_path: Path) -> None:
+    real = tmp_path / "dotfiles.json"
+    real.write_text("{}", encoding="utf-8")
+    real.chmod(0o640)
+    (tmp_path / ".mcp.json").symlink_to(real)
+    host_config.apply(planned(tmp_path))
+    assert (tmp_path / ".mcp.json").is_symlink()
+    assert "arsenale-telemetry" in real.read_text(encoding="utf-8")
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+)
+groups = st.lists(
+    st.fixed_dictionaries(
+        {
+            "hooks": st.lists(
+                st.fixed_dictionaries({"type": st.just("command"), "command": st.text()})
+            )
+        }
+    ),
+    max_size=2,
+)
+documents = st.dictionaries(
+    st.text(max_size=6).filter(lambda key: key not in ("hooks", "mcpServers")), values
+) | st.fixed_dictionaries(
+    {"hooks": st.dictionaries(st.sampled_from(["PreToolUse", "Stop", "Mine"]), groups, min_size=1)}
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(document=documents, indent=st.sampled_from([None, 2, 4, "\t"]), end=st.booleans())
+def test_whatever_was_there_is_there_again_byte_by_byte(
+    document: dict[str, Any], indent: int | str | None, end: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    folder = tmp_path_factory.mktemp("project")
+    path = folder / ".claude" / "settings.local.json"
+    path.parent.mkdir()
+    text = json.dumps(document, indent=indent) + ("\n" if end else "")
+    path.write_bytes(text.encode())
+    host_config.apply(planned(folder))
+    assert planned(folder) == []
+    host_config.apply(planned(folder, undo=True))
+    assert files(folder) == {".claude/settings.local.json": text.encode()}
