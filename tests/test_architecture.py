@@ -16,7 +16,7 @@ HEAVY = {"torch", "transformers", "peft", "vllm", "llama_cpp"}
 
 SEAM = {"arsenale_core.surface", "arsenale_core.wire", "arsenale_daemon.web",
         "arsenale_daemon.process", "arsenale_daemon.demo"}  # fmt: skip
-"""Besides the servers' `server.py`, who may know the MCP SDK: the seam, the transports, a client."""
+"""Who may know the MCP SDK besides the servers' `server.py`: seam, transports, a client."""
 
 CLOCKS = {"arsenale_core.surface", "arsenale_daemon", "arsenale_relay"}
 """Who reads the clock besides `server.py`: the runtime that passes it on, and processes."""

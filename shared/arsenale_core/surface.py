@@ -157,7 +157,7 @@ class _Guard:
         status = "crash"
         try:
             result = await self._checked(name, ctx, call_next)
-            status = "error" if isinstance(result, CallToolResult) and result.is_error else "ok"
+            status = "error" if _failed(result) else "ok"
         finally:
             self._record(name, ctx, status, time.perf_counter() - begun)
         return result
@@ -183,9 +183,7 @@ class _Guard:
         return self._arguments.get(name)
 
     def _bounded(self, name: str, result: HandlerResult) -> HandlerResult:
-        if not isinstance(result, CallToolResult):
-            return result
-        chars = sum(len(part.text) for part in result.content if isinstance(part, TextContent))
+        chars = _text_chars(result)
         if chars <= self._max_chars:
             return result
         return _refusal(
@@ -199,7 +197,7 @@ class _Guard:
         label = name if name in self._arguments else "unknown"
         self._calls.observe(server=self._server, tool=label, status=status, seconds=seconds)
         meta = cast("Mapping[str, object]", ctx.meta or {})
-        self._log.info(
+        self._log.debug(
             "call",
             server=self._server,
             tool=label,
@@ -208,6 +206,21 @@ class _Guard:
             tool_use_id=meta.get(TOOL_USE_ID),
             session=peer.session if (peer := PEER.get()) else None,
         )
+
+
+def _failed(result: HandlerResult) -> bool:
+    """Say whether a result, as a model or as it goes on the wire, is an error."""
+    if isinstance(result, CallToolResult):
+        return bool(result.is_error)
+    return isinstance(result, dict) and result.get("isError") is True
+
+
+def _text_chars(result: HandlerResult) -> int:
+    """Return how many characters of text a result, as a model or on the wire, has."""
+    if isinstance(result, CallToolResult):
+        return sum(len(part.text) for part in result.content if isinstance(part, TextContent))
+    parts = result.get("content", []) if isinstance(result, dict) else []
+    return sum(len(part.get("text", "")) for part in cast("list[dict[str, str]]", parts))
 
 
 def _unknown_argument(tool: str, argument: str, known: frozenset[str]) -> str:

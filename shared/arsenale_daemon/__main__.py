@@ -4,6 +4,7 @@ import gc
 
 gc.disable()  # nothing of the imports is garbage: this takes a sixth off the start
 
+import os  # noqa: E402
 import sys  # noqa: E402
 
 import anyio  # noqa: E402
@@ -27,6 +28,7 @@ def main() -> int:
     if lock is None:
         sys.stderr.write("arsenale: the daemon is running already\n")
         return 0
+    os.chdir(settings.home)  # not the folder of whoever started it
     logs.configure(
         settings.log_level,
         file=paths.log_file(settings.home),
@@ -35,8 +37,7 @@ def main() -> int:
         stderr_level=None if sys.stderr.isatty() or "--foreground" in sys.argv else "WARNING",
     )
     prometheus_client.disable_created_metrics()
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # what is here now stays: no collection need look at it
     gc.enable()
     anyio.run(Daemon(settings).run)
     return 0

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import anyio
 import orjson
@@ -21,13 +21,19 @@ from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import PEER, Peer, Runtime, ServerSpec
 from arsenale_core.wire import Traffic, read_lines, serve_lines
-from arsenale_daemon import discovery, paths, web
+from arsenale_daemon import discovery, paths
 from arsenale_relay import __version__, endpoint
+
+if TYPE_CHECKING:
+    from arsenale_daemon import web
 
 Ending: TypeAlias = Literal["down", "idle", "upgrade"]
 
 HELLO_TIMEOUT_S = 10.0
 """How long a new connection may take to say what it wants."""
+
+HTTP_AFTER_S = 0.1
+"""How long after the socket HTTP is opened."""
 
 FINISH_S = 5.0
 """How long running requests may take after the daemon was asked to end."""
@@ -72,6 +78,7 @@ class Daemon:
         self._http_port: int | None = None
         self._web: web.WebServer | None = None
         self._web_ended = anyio.Event()
+        self._http_settled = anyio.Event()
         self._http_error: str | None = None
         self._log = logs.get("arsenale.daemon")
 
@@ -86,6 +93,8 @@ class Daemon:
                 serving.start_soon(self._accept, listener, serving)
                 if self._settings.http:
                     serving.start_soon(self._serve_http)
+                else:
+                    self._http_settled.set()
                 serving.start_soon(self._watch_idleness)
                 self._write_state()
                 self._log.info("up", version=__version__, servers=sorted(self._surfaces))
@@ -101,6 +110,7 @@ class Daemon:
         if self._ending is None:
             self._ending = why
             self._end.set()
+            self._http_settled.set()
 
     async def _host(self, name: str, *, task_status: TaskStatus[None]) -> None:
         """Keep one server open. One that cannot open, or breaks, does not take the others down."""
@@ -177,6 +187,8 @@ class Daemon:
     async def _control(self, command: str) -> dict[str, Any]:
         if command == "stop":
             self.end("down")
+        with anyio.move_on_after(HELLO_TIMEOUT_S):
+            await self._http_settled.wait()
         return self.status()
 
     def status(self) -> dict[str, Any]:
@@ -204,6 +216,10 @@ class Daemon:
     # HTTP.
 
     async def _serve_http(self) -> None:
+        # Uvicorn's import costs 20 ms: not while the relay that started us waits for its answer.
+        await anyio.sleep(HTTP_AFTER_S)
+        from arsenale_daemon import web  # noqa: PLC0415
+
         settings = self._settings
         try:
             token = paths.token(settings.home)
@@ -212,11 +228,13 @@ class Daemon:
             # The socket serves on; `status` and `doctor` tell about it.
             self._http_error = f"{settings.http_host}:{settings.http_port}: {exc}"
             self._log.error("no HTTP", reason=self._http_error)
+            self._http_settled.set()
             return
         self._http_port = bound.getsockname()[1]
         self._write_state()
         app = web.build(settings, token, self._surfaces, self._runtime.registry, self._seen)
         self._web = web.WebServer(app)
+        self._http_settled.set()
         try:
             await self._web.serve(sockets=[bound])
         finally:

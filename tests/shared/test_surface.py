@@ -57,7 +57,7 @@ async def client(registry: CollectorRegistry) -> AsyncIterator[Client]:
         yield opened
 
 
-async def said(client: Client, name: str, **arguments: object) -> tuple[bool, str]:
+async def said(client: Client, name: str, /, **arguments: object) -> tuple[bool, str]:
     result = await client.call_tool(name, arguments)
     [text] = result.content
     assert isinstance(text, TextContent)

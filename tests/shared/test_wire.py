@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import anyio
 import pytest
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_lines_come_whole_however_the_bytes_are_cut(
     text = b"".join(line + b"\n" for line in lines)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     edges = [0, *cuts, len(text)]
-    chunks = [text[a:b] for a, b in zip(edges, edges[1:], strict=False) if text[a:b]]
+    chunks = [text[a:b] for a, b in pairwise(edges) if text[a:b]]
     assert read(chunks) == [line for line in lines if line.strip()]
 
 

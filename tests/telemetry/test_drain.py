@@ -170,14 +170,14 @@ def test_an_event_that_the_database_refuses_is_set_aside_and_the_others_are_stor
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="needs to mount a tmpfs")
-async def test_a_full_disk_keeps_events_in_the_spool_until_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_events_in_the_spool_until_there_is_room(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
-        await _full_disk(disk, tmp_path)
+        anyio.run(_full_disk, disk, tmp_path)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -55,7 +55,8 @@ def test_minimal_keeps_names_times_and_sizes_only() -> None:
 def test_bodies_are_redacted_before_they_are_cut() -> None:
     key = "sk-ant-" + "api03-abcdefghijklmnopqrstuvwx"
     raw = {"hook_event_name": "PostToolUse", "session_id": "s", "tool_name": "Read",
-           "tool_use_id": "t", "tool_response": {"a": "x" * 80, "b": key, "c": "é" * 500}}  # fmt: skip
+           "tool_use_id": "t",
+           "tool_response": {"a": "x" * 80, "b": key, "c": "é" * 500}}  # fmt: skip
     found = event(raw, "bodies", max_body_bytes=105)
     assert found.output is not None and found.output.text is not None
     assert "sk-ant" not in found.output.text
