@@ -1,5 +1,6 @@
 """What every benchmark shares: a line about the machine, quantiles, and a verdict on a ratio."""
 
+import math
 import os
 import platform
 import resource
@@ -15,9 +16,8 @@ def machine() -> str:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Return the nearest-rank Q-quantile of VALUES."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(q * len(ordered)) - 1))]
+    """Return the nearest-rank Q-quantile of VALUES (Hyndman & Fan 1996, type 1)."""
+    return sorted(values)[max(1, math.ceil(q * len(values))) - 1]
 
 
 def children_cpu_s() -> float:

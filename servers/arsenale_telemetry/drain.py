@@ -80,7 +80,7 @@ class Drain:
         except Exception:  # noqa: BLE001  # the edge of the worker loop
             # One event that the database will not take must not hold up the others.
             if len(files) == 1:
-                self._log.exception("an event cannot be stored", file=files[0].path.name)
+                self._log.exception("an event cannot be stored", file=files[0].origin)
                 self._spool.quarantine(files[0], files[0].content)
                 self._store.count("quarantined")
                 self._spool.let_go(files)

@@ -222,7 +222,7 @@ def _arguments(given: object) -> dict[str, Scalar] | None:
     for name, value in cast("Mapping[str, object]", given).items():
         if len(kept) == MAX_ARGUMENTS:
             break
-        kept[redact(name[:MAX_NAME])] = _argument(name, value)
+        kept[_name(name[:MAX_NAME])] = _argument(name, value)
     return kept or None
 
 
@@ -234,13 +234,14 @@ def _argument(name: str, value: object) -> Scalar:
     if isinstance(value, int | float):
         return value
     if isinstance(value, str) and name not in CONTENT and len(value) <= MAX_SUBJECT:
-        return redact(value)
+        return _name(value)
     return f"<{len(_canonical(value))} bytes>"
 
 
 def _short(text: str) -> str:
     flat = " ".join(text[: MAX_SUBJECT * 8].split())
-    return _clean(redact(flat))[:MAX_SUBJECT]
+    clean = _name(flat) if len(flat) <= MAX_SUBJECT else _clean(redact(flat))
+    return clean[:MAX_SUBJECT]
 
 
 def _error(raw: Mapping[str, object], got: object, failed: bool) -> str | None:
@@ -281,7 +282,7 @@ def _text(value: object, limit: int = MAX_NAME) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _name(value: str) -> str:
-    """Redact an id, a name or a directory: the same few come again and again."""
+    """Redact a short text: ids, names and arguments come again with every event of a call."""
     return _clean(redact(value))
 
 

@@ -287,7 +287,7 @@ def totals_by_tool(db: sa.Connection) -> list[tuple[str, int, int, int, int]]:
     query = (
         sa.select(t.tool.c.name, *sums)
         .join(t.tool, t.tool.c.id == c.tool_id)
-        .where(c.grain == t.DAY)
+        .where(c.grain == t.EVER)
         .group_by(t.tool.c.name)
     )
     rows = cast("Sequence[Sequence[Any]]", db.execute(query).all())
@@ -300,7 +300,7 @@ def buckets_by_tool(db: sa.Connection) -> dict[str, dict[int, int]]:
     query = (
         sa.select(t.tool.c.name, c.bucket, _sum(c.n))
         .join(t.tool, t.tool.c.id == c.tool_id)
-        .where(c.grain == t.DAY)
+        .where(c.grain == t.EVER)
         .group_by(t.tool.c.name, c.bucket)
     )
     found: dict[str, dict[int, int]] = defaultdict(dict)

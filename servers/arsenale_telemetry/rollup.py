@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from arsenale_telemetry.histogram import bucket
 from arsenale_telemetry.pairing import Call, Effect
-from arsenale_telemetry.tables import DAY, HOUR
+from arsenale_telemetry.tables import DAY, EVER, HOUR
 
 Cell: TypeAlias = tuple[int, int, int, int]
 """`(grain, period, tool_id, project_id)`: what one row of the sums is about."""
@@ -49,7 +49,8 @@ class Rollup:
             return
         hour = (HOUR, call.ended_us // HOUR_US, call.tool_id, call.project_id)
         day = (DAY, self.day_of(call.ended_us), call.tool_id, call.project_id)
-        for cell in (hour, day):
+        ever = (EVER, 0, call.tool_id, call.project_id)
+        for cell in (hour, day, ever):
             sums = self.usage.setdefault(cell, Sums())
             if "counted" in effects:
                 sums.calls += 1

@@ -32,6 +32,7 @@ from arsenale_telemetry.models import (
 from arsenale_telemetry.rollup import Days
 from arsenale_telemetry.spool import Spool
 from arsenale_telemetry.store import TelemetryStore
+from arsenale_telemetry.tables import DAY
 from arsenale_telemetry.window import Window, iso, parse
 
 EMPTY_HINT = (
@@ -278,7 +279,7 @@ def _whole_days(scope: reading.Scope, by: str, telemetry: Telemetry) -> reading.
         return scope
     day = Days(telemetry.zone)(window.start_us)
     daily = Window(
-        label=window.label, grain=1, period=day, start_us=window.start_us, end_us=window.end_us
+        label=window.label, grain=DAY, period=day, start_us=window.start_us, end_us=window.end_us
     )
     return reading.Scope(window=daily, tool=scope.tool, project=scope.project)
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import tzinfo
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -312,11 +313,10 @@ _CALL_COLUMNS = tuple(field.name for field in fields(Call))
 
 def call_key(event: HookEvent) -> bytes:
     """Return the key of the call EVENT belongs to, or begins where the host names no call."""
-    if not event.tool_use_id:
-        return event.key
-    return _digest(event.session, event.tool_use_id)
+    return _digest(event.session, event.tool_use_id) if event.tool_use_id else event.key
 
 
+@lru_cache(maxsize=4096)
 def _digest(*parts: str) -> bytes:
     return blake2b("\0".join(parts).encode(errors="replace"), digest_size=16).digest()
 

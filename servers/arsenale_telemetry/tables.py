@@ -34,8 +34,9 @@ latency = _table("latency", "grain", "period", "tool_id", "project_id", "bucket"
 kinds = _table("kinds", "day", "kind", "host", "n")
 counter = _table("counter", "name", "n")
 
-HOUR, DAY = 0, 1
-"""Grains of the sums: an hour of UTC (hours since the epoch), a local day (`date.toordinal`)."""
+HOUR, DAY, EVER = 0, 1, 2
+"""Grains of the sums: an hour of UTC (hours since the epoch), a local day (`date.toordinal`), and
+all time (period 0)."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

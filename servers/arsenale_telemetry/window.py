@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from arsenale_core.errors import InvalidError
 from arsenale_telemetry.rollup import HOUR_US
-from arsenale_telemetry.tables import DAY, HOUR
+from arsenale_telemetry.tables import DAY, EVER, HOUR
 
 HOURLY_SPAN = timedelta(hours=48)
 """Up to here a report is exact to the hour; beyond, to the local day."""
@@ -20,7 +20,7 @@ class Window:
     """From START_US on, to now.
 
     Attributes:
-        grain: Which sums answer it, `HOUR` or `DAY`.
+        grain: Which sums answer it, `HOUR`, `DAY` or `EVER`.
         period: First period of that grain; START_US is where it begins.
         end_us: Now.
     """
@@ -44,7 +44,10 @@ def parse(since: str, now: float, zone: tzinfo | None) -> Window:
         InvalidError: SINCE is none of these, or lies in the future.
     """
     end = datetime.fromtimestamp(now, UTC).astimezone(zone)
-    start = _start(since.strip().lower(), end)
+    wanted = since.strip().lower()
+    if wanted == "all":
+        return Window(label=since, grain=EVER, period=0, start_us=0, end_us=int(now * 1e6))
+    start = _start(wanted, end)
     if start > end:
         raise InvalidError(f"since={since!r} lies in the future", hint=_HINT)
     end_us = int(now * 1e6)
@@ -64,8 +67,6 @@ def parse(since: str, now: float, zone: tzinfo | None) -> Window:
 
 
 def _start(since: str, end: datetime) -> datetime:
-    if since == "all":
-        return datetime(1970, 1, 2, tzinfo=end.tzinfo)
     if since == "today":
         return end.replace(hour=0, minute=0, second=0, microsecond=0)
     if found := re.fullmatch(r"(\d{1,5})\s*([mhdw])", since):

@@ -219,7 +219,7 @@ def _text_chars(result: HandlerResult) -> int:
     """Return how many characters of text a result, as a model or on the wire, has."""
     if isinstance(result, CallToolResult):
         return sum(len(part.text) for part in result.content if isinstance(part, TextContent))
-    parts = result.get("content", []) if isinstance(result, dict) else []
+    parts: Any = result.get("content", []) if isinstance(result, dict) else []
     return sum(len(part.get("text", "")) for part in cast("list[dict[str, str]]", parts))
 
 

@@ -31,7 +31,7 @@ def servers(path: Path, before: str | None, install: Install, *, undo: bool) -> 
     ours = {name: entry for name, entry in entries.items() if is_our_server(name, entry)}
     if ours == wanted:
         return before
-    found: Any = document.get(KEY)  # pyright: ignore[reportUnknownMemberType]
+    found = cast("Any", document.get(KEY))  # pyright: ignore[reportUnknownMemberType]
     for name in ours:
         del found[name]
     if found is None:

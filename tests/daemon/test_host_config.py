@@ -74,7 +74,7 @@ def test_claude_gets_the_relay_and_every_event(tmp_path: Path) -> None:
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
-    mine = {
+    mine: dict[str, Any] = {
         "permissions": {"allow": ["Bash(ls:*)"]},
         "hooks": {
             "PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "mine"}]}],

@@ -81,7 +81,8 @@ def test_ten_cold_relays_at_once_start_one_daemon(
 ) -> None:
     hosts = [raw_host() for _ in range(10)]
     with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda host: host.shake_hands(), hosts))
+        waiting = [pool.submit(host.shake_hands) for host in hosts]
+        answers: list[dict[str, Any]] = [answer.result() for answer in waiting]
     assert all("result" in answer for answer in answers)
     log = (home / "logs" / "daemon.log").read_text(encoding="utf-8")
     assert [line for line in log.splitlines() if '"event": "up"' in line] != []
@@ -227,7 +228,7 @@ def test_a_script_that_writes_everything_and_closes_gets_every_answer(
     environment: dict[str, str], raw_host: Hosts
 ) -> None:
     raw_host().shake_hands()
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"id": 0, "method": "initialize", "params": {
             "protocolVersion": "2025-06-18", "capabilities": {},
             "clientInfo": {"name": "sh", "version": "1"}}},

@@ -90,7 +90,8 @@ def test_a_full_disk_is_no_error(command: list[str], tmp_path: Path) -> None:
 def test_hooks_at_the_same_time_never_share_a_file(command: list[str], tmp_path: Path) -> None:
     with ThreadPoolExecutor(12) as pool:
         payloads = [f'{{"n":{n},"x":"{"y" * 70_000}"}}\n'.encode() for n in range(48)]
-        assert all(pool.map(lambda p: silent(run([*command, str(tmp_path)], p)), payloads))
+        waiting = [pool.submit(run, [*command, str(tmp_path)], p) for p in payloads]
+        assert all(silent(done.result()) for done in waiting)
     lines = [line for path in tmp_path.iterdir() for line in path.read_bytes().splitlines()]
     assert sorted(json.loads(line)["n"] for line in lines) == list(range(48))
 

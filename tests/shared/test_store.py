@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from arsenale_core.errors import ConflictError, UnavailableError
 from arsenale_core.store import Store
@@ -62,10 +63,12 @@ def test_a_transaction_that_fails_leaves_nothing(where: Path | str) -> None:
 
 def test_two_writers_of_one_file_lose_no_write(tmp_path: Path) -> None:
     with Counter(tmp_path) as one, Counter(tmp_path) as two:
-        threads = [
-            threading.Thread(target=lambda s=s: [s.add_one() for _ in range(50)])
-            for s in (one, two, one, two)
-        ]
+
+        def add(counter: Counter) -> None:
+            for _ in range(50):
+                counter.add_one()
+
+        threads = [threading.Thread(target=add, args=[s]) for s in (one, two, one, two)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -88,7 +91,7 @@ def test_a_migration_that_fails_leaves_the_old_schema_whole(tmp_path: Path) -> N
 
     with Counter(tmp_path) as counter:
         counter.add_one()
-    with pytest.raises((sa.exc.DBAPIError, UnavailableError)):
+    with pytest.raises((DBAPIError, UnavailableError)):
         Broken(tmp_path)
     with Counter(tmp_path) as counter:
         assert (counter.schema_version, counter.value) == (1, 1)

@@ -31,8 +31,9 @@ async def crash() -> str:
 
 def build(service: None) -> MCPServer[None]:
     mcp = surface("test", service, version="1", instructions="")
-    for fn in (greet, find, crash):
-        mcp.add_tool(tool(fn), annotations=READS)
+    mcp.add_tool(tool(greet), annotations=READS)
+    mcp.add_tool(tool(find), annotations=READS)
+    mcp.add_tool(tool(crash), annotations=READS)
 
     @mcp.resource("test://lost")
     @resource
