@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from datetime import tzinfo
 from functools import lru_cache
 from hashlib import blake2b
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -41,6 +42,8 @@ class TelemetryStore(Store):
         super().__init__(where)
         self._days = Days(zone)
         self._ids: dict[tuple[str, str], int] = {}
+        self._insert_events = self._hot(sa.insert(t.event), _EVENT_COLUMNS)
+        self._upsert_calls = self._hot(self._calls_statement(), _CALL_COLUMNS)
 
     def add(self, events: Sequence[HookEvent], counts: dict[str, int] | None = None) -> int:
         """Store EVENTS and add COUNTS to the counters, in one transaction.
@@ -95,10 +98,8 @@ class TelemetryStore(Store):
             return
         tools = self._tools(db, events)
         sessions, projects = self._sessions(db, events)
-        db.execute(
-            sa.insert(t.event),
-            [_event_row(e, sessions[e.session], tools.get(e.tool or "")) for e in events],
-        )
+        rows = [_event_row(e, sessions[e.session], tools.get(e.tool or "")) for e in events]
+        self._insert_events.run(db, rows)
         rollup = Rollup(self._days)
         calls = self._open_calls(db, events)
         for event in events:
@@ -108,7 +109,7 @@ class TelemetryStore(Store):
                 event, sessions[event.session], tools[event.tool], projects[event.session]
             )
             rollup.add(call, merge(call, event))
-        self._upsert_calls(db, calls.touched())
+        self._upsert_calls.run(db, [_call_row(call) for call in calls.touched()])
         self._add_sums(db, rollup, events)
 
     def _tools(self, db: sa.Connection, events: Iterable[HookEvent]) -> dict[str, int]:
@@ -212,19 +213,14 @@ class TelemetryStore(Store):
             calls.load(db.execute(sa.select(t.call).where(running).order_by(t.call.c.started_us)))
         return calls
 
-    def _upsert_calls(self, db: sa.Connection, calls: list[Call]) -> None:
-        if not calls:
-            return
+    def _calls_statement(self) -> sa.Insert:
         insert = self._insert(t.call)
         changing = {
             name: insert.excluded[name]
             for name in _CALL_COLUMNS
             if name not in ("key", "session_id")
         }
-        db.execute(
-            insert.on_conflict_do_update(index_elements=["key"], set_=changing),
-            [{name: getattr(call, name) for name in _CALL_COLUMNS} for call in calls],
-        )
+        return insert.on_conflict_do_update(index_elements=["key"], set_=changing)
 
     def _add_sums(self, db: sa.Connection, rollup: Rollup, events: list[HookEvent]) -> None:
         cell = ["grain", "period", "tool_id", "project_id"]
@@ -309,6 +305,12 @@ class _Calls:
 
 
 _CALL_COLUMNS = tuple(field.name for field in fields(Call))
+_call_row = attrgetter(*_CALL_COLUMNS)
+
+_EVENT_COLUMNS = (
+    "key", "at_us", "kind", "host", "session_id", "tool_id", "tool_use_id", "prompt_id",
+    "agent_id", "status", "duration_us", "subject", "error", "body",
+)  # fmt: skip
 
 
 def call_key(event: HookEvent) -> bytes:
@@ -321,7 +323,8 @@ def _digest(*parts: str) -> bytes:
     return blake2b("\0".join(parts).encode(errors="replace"), digest_size=16).digest()
 
 
-def _event_row(event: HookEvent, session: int, tool: int | None) -> dict[str, Any]:
+def _event_row(event: HookEvent, session: int, tool: int | None) -> tuple[Any, ...]:
+    """Return EVENT as a row of `_EVENT_COLUMNS`."""
     body = {
         "arguments": event.arguments,
         "detail": event.detail,
@@ -331,22 +334,11 @@ def _event_row(event: HookEvent, session: int, tool: int | None) -> dict[str, An
         "output": _payload(event.output),
     }
     kept = {name: value for name, value in body.items() if value}
-    return {
-        "key": event.key,
-        "at_us": event.at_us,
-        "kind": event.kind,
-        "host": event.host,
-        "session_id": session,
-        "tool_id": tool,
-        "tool_use_id": event.tool_use_id,
-        "prompt_id": event.prompt_id,
-        "agent_id": event.agent_id,
-        "status": event.status,
-        "duration_us": event.duration_us,
-        "subject": event.subject,
-        "error": event.error,
-        "body": orjson.dumps(kept).decode() if kept else None,
-    }
+    return (
+        event.key, event.at_us, event.kind, event.host, session, tool, event.tool_use_id,
+        event.prompt_id, event.agent_id, event.status, event.duration_us, event.subject,
+        event.error, orjson.dumps(kept).decode() if kept else None,
+    )  # fmt: skip
 
 
 def _payload(payload: Payload | None) -> dict[str, Any] | None:
