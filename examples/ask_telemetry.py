@@ -1,0 +1,27 @@
+"""Ask the telemetry server what a coding session cost.
+
+Run it against the daemon: `python examples/ask_telemetry.py`.
+"""
+
+import anyio
+from mcp import Client, StdioServerParameters
+
+from arsenale_core.surface import Target
+
+
+async def main(telemetry: Target) -> None:
+    """Each parameter names a server of the suite; the tests pass one of their own."""
+    async with Client(telemetry) as client:
+        report = await client.call_tool("latency_report", {"since": "all", "slowest": 3})
+
+    assert report.structured_content is not None
+    for row in report.structured_content["rows"]:
+        print(f"{row['name']:20} {row['calls']:6} calls  p95 {row['p95_ms']} ms")
+    for call in report.structured_content["slowest"]:
+        print(f"slowest: {call['tool']} on {call['subject']} took {call['duration_ms']:.0f} ms")
+    if report.structured_content["hint"]:
+        print(report.structured_content["hint"])
+
+
+if __name__ == "__main__":
+    anyio.run(main, StdioServerParameters(command="arsenale-stdio", args=["telemetry"]))
