@@ -1,4 +1,4 @@
-"""The Node tools that `make node` installs, and an HTTP server that the conformance suite can use."""
+"""The Node tools that `make node` installs, and an HTTP server for the conformance suite."""
 
 import subprocess
 import threading
