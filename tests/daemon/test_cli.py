@@ -58,9 +58,12 @@ def test_logs_follow(arsenale: Run, environment: dict[str, str]) -> None:
         assert follower.stdout
         time.sleep(1.0)
         arsenale("down")
-        assert "ended" in follower.stdout.readline()
-        follower.send_signal(signal.SIGINT)
-        assert follower.wait(10) == 130
+        try:
+            assert any('"event": "ended"' in line for line in follower.stdout)
+            follower.send_signal(signal.SIGINT)
+            assert follower.wait(10) == 130
+        finally:
+            follower.kill()
 
 
 def test_init_connects_twice_is_once_and_undo_takes_it_out(arsenale: Run, tmp_path: Path) -> None:
@@ -128,7 +131,9 @@ def test_foreground_logs_to_stderr_and_ends_on_ctrl_c(environment: dict[str, str
         [ARSENALE, "up", "--foreground"], env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        while "arsenale.daemon" not in process.stderr.readline():
-            pass
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(15) == 0
+        try:
+            assert any("arsenale.daemon" in line for line in process.stderr)
+            os.kill(process.pid, signal.SIGINT)
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
