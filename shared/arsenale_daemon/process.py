@@ -89,7 +89,7 @@ class Daemon:
                 await tasks.start(self._host, name)
             listener = await SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
             async with anyio.create_task_group() as serving:
-                serving.start_soon(self._listen_for_signals)
+                await serving.start(self._listen_for_signals)
                 serving.start_soon(self._accept, listener, serving)
                 if self._settings.http:
                     serving.start_soon(self._serve_http)
@@ -245,8 +245,9 @@ class Daemon:
 
     # The end.
 
-    async def _listen_for_signals(self) -> None:
+    async def _listen_for_signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for _ in signals:
                 self.end("down")
 
