@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         "bodies: also redacted bodies.",
     )
     capture_max_bytes: int = Field(32 * 1024, gt=0, description="Longest body kept, by bytes.")
+    hook_timeout_s: int = Field(
+        2, ge=1, le=60, description="How long a host lets a hook run; `init` writes it."
+    )
     spool_max_bytes: int = Field(
         256 * 2**20, gt=0, description="Spool size past which bodies, then new events, are dropped."
     )

@@ -8,9 +8,6 @@ from typing import Any, Literal, TypeAlias, cast
 Json: TypeAlias = dict[str, Any]
 Style: TypeAlias = Literal["claude", "cursor", "vscode", "codex"]
 
-TIMEOUT_S = 2
-"""How long a host lets a hook run: it needs a millisecond, and a stuck disk must not block."""
-
 TOOL_EVENTS = ("PreToolUse", "PostToolUse", "PostToolUseFailure")
 WAITED_FOR = ("SessionEnd", "Stop", "SubagentStop")
 """Events after which a host may exit at once: an asynchronous hook would die with it."""
@@ -53,6 +50,8 @@ class Install:
         default_home: The home that is used where none is named.
         servers: The servers to connect.
         tracking: Whether PreToolUse is answered with a tracking id.
+        timeout_s: How long a host lets a hook run: it needs a millisecond, and a stuck disk must
+            not block the session.
     """
 
     python: str
@@ -63,6 +62,7 @@ class Install:
     default_home: Path
     servers: tuple[str, ...]
     tracking: bool = False
+    timeout_s: int = 2
 
 
 def server_entries(install: Install, *, typed: bool) -> dict[str, Json]:
@@ -125,11 +125,11 @@ def is_our_handler(handler: object) -> bool:
 def _handler(install: Install, style: Style, event: str) -> Json:
     command = ["/bin/sh", str(install.hook), str(install.spool)]
     if style == "cursor":
-        return {"command": shlex.join(command), "timeout": TIMEOUT_S}
+        return {"command": shlex.join(command), "timeout": install.timeout_s}
     if style in ("vscode", "codex"):
-        return {"type": "command", "command": shlex.join(command), "timeout": TIMEOUT_S}
+        return {"type": "command", "command": shlex.join(command), "timeout": install.timeout_s}
     handler: Json = {
-        "type": "command", "command": command[0], "args": command[1:], "timeout": TIMEOUT_S,
+        "type": "command", "command": command[0], "args": command[1:], "timeout": install.timeout_s,
     }  # fmt: skip
     return handler if event in WAITED_FOR else {**handler, "async": True}
 
@@ -137,5 +137,5 @@ def _handler(install: Install, style: Style, event: str) -> Json:
 def _tracking(install: Install, style: Style) -> Json:
     command = [install.python, "-I", "-S", str(install.hook.with_name("tracking_id.py"))]
     if style == "cursor":
-        return {"command": shlex.join(command), "timeout": TIMEOUT_S}
-    return {"type": "command", "command": shlex.join(command), "timeout": TIMEOUT_S}
+        return {"command": shlex.join(command), "timeout": install.timeout_s}
+    return {"type": "command", "command": shlex.join(command), "timeout": install.timeout_s}

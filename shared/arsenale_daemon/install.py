@@ -37,4 +37,5 @@ def current(settings: Settings, *, tracking: bool = False) -> Install:
         default_home=DEFAULT_HOME.expanduser(),
         servers=tuple(discovery.names()),
         tracking=tracking,
+        timeout_s=settings.hook_timeout_s,
     )

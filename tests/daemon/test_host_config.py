@@ -73,6 +73,13 @@ def test_claude_gets_the_relay_and_every_event(tmp_path: Path) -> None:
     assert "async" not in hooks["SessionEnd"][0]["hooks"][0]
 
 
+def test_another_timeout_renews_the_entries(tmp_path: Path) -> None:
+    host_config.apply(planned(tmp_path))
+    host_config.apply(planned(tmp_path, what=install(timeout_s=7)))
+    text = (tmp_path / ".claude" / "settings.local.json").read_text(encoding="utf-8")
+    assert (text.count('"timeout": 7'), text.count('"timeout": 2')) == (11, 0)
+
+
 def test_what_is_there_stays(tmp_path: Path) -> None:
     mine: dict[str, Any] = {
         "permissions": {"allow": ["Bash(ls:*)"]},

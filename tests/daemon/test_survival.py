@@ -256,6 +256,22 @@ def test_a_home_that_cannot_be_written_is_answered_with_an_error_that_names_it(
     assert "was not made" in answer["error"]["message"]
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to mount a tmpfs")
+def test_a_read_only_home_is_an_error_that_names_it_and_no_hang(
+    raw_host: Hosts, tmp_path: Path
+) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        host = raw_host(ARSENALE_HOME=str(tmp_path), ARSENALE_RELAY_BUDGET_S="2")
+        answer = host.ask(1, "server/discover")
+        assert "Read-only file system" in answer["error"]["message"]
+        assert host.close()[:2] == (0, b"")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def test_a_home_whose_path_is_too_long_for_a_socket_works(raw_host: Hosts, tmp_path: Path) -> None:
     deep = tmp_path / ("long" * 20) / ("path" * 20)
     deep.mkdir(parents=True)
