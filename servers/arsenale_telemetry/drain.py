@@ -25,6 +25,9 @@ BUSY_RETRY_S = 0.005
 FAILING_RETRY_S = 1.0
 """How soon to try again when the store refuses: the disk is full, the server is away."""
 
+WATCHED_S, UNWATCHED_S = 5.0, 0.1
+"""How often to look though no notice came: a cleared folder loses its watch; and without one."""
+
 LOCK_RETRY_S = 1.0
 """How often to ask whether the process that drains has ended."""
 
@@ -54,6 +57,8 @@ class Drain:
         self._step_ms = step_ms
         self._now = now
         self._log = logs.get("arsenale.drain")
+        self._changed = anyio.Event()
+        self._look_every_s = WATCHED_S
         self.active = False
         self.error: str | None = None
 
@@ -114,33 +119,33 @@ class Drain:
             await anyio.sleep(LOCK_RETRY_S)
         del lock  # held by the process until it ends: the descriptor is never closed
         self.active = True
-        changed = anyio.Event()
+        stop = anyio.Event()
         async with anyio.create_task_group() as tasks:
-
-            async def watch() -> None:
-                async for _ in awatch(
-                    self._spool.folder,
-                    watch_filter=_is_new_event,
-                    debounce=self._step_ms,
-                    step=self._step_ms,
-                    recursive=False,
-                    stop_event=stop,
-                ):
-                    changed_now()
-
-            def changed_now() -> None:
-                changed.set()
-
-            stop = anyio.Event()
-            tasks.start_soon(watch)
+            tasks.start_soon(self._watch, stop)
             try:
                 while True:
-                    changed = anyio.Event()
-                    pause = await self._drain_all()
-                    with anyio.move_on_after(pause):
-                        await changed.wait()
+                    self._changed = anyio.Event()
+                    pause_s = await self._drain_all()
+                    with anyio.move_on_after(pause_s):
+                        await self._changed.wait()
             finally:
                 stop.set()
+
+    async def _watch(self, stop: anyio.Event) -> None:
+        """Set `_changed` when a file comes; without a watcher the drain looks by itself."""
+        try:
+            async for _ in awatch(
+                self._spool.folder,
+                watch_filter=_is_new_event,
+                debounce=self._step_ms,
+                step=self._step_ms,
+                recursive=False,
+                stop_event=stop,
+            ):
+                self._changed.set()
+        except (OSError, RuntimeError) as exc:  # as a rule: no more inotify watches to be had
+            self._look_every_s = UNWATCHED_S
+            self._log.warning("the spool cannot be watched, so it is polled", reason=str(exc))
 
     async def _drain_all(self) -> float:
         """Store until the spool is empty; return how long to sleep unless it changes, seconds."""
@@ -158,7 +163,7 @@ class Drain:
             self.error = str(exc)
             await to_thread.run_sync(self._hold_back)
             return FAILING_RETRY_S
-        return BUSY_RETRY_S if busy else 60.0
+        return BUSY_RETRY_S if busy else self._look_every_s
 
     def _hold_back(self) -> None:
         try:

@@ -63,14 +63,7 @@ class Spool:
         self._claimed = folder / "claimed"
         self._claimed_prefix = f"{self._claimed}{os.sep}"
         self._quarantine = folder / "quarantine"
-        try:
-            for each in (folder, self._claimed, self._quarantine):
-                each.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
-        except OSError as exc:
-            raise UnavailableError(
-                f"{folder}: {exc.strerror}", hint="make it writable, or set ARSENALE_HOME"
-            ) from exc
+        self._make()
 
     def lock(self) -> int | None:
         """Return a descriptor that holds the right to drain, or `None` while another has it."""
@@ -88,6 +81,8 @@ class Spool:
         Returns:
             The files, and whether others are still being written.
         """
+        if not os.path.isdir(self._claimed):
+            self._make()  # somebody cleared the folder while we ran
         taken: list[Claimed] = []
         busy, held = False, 0
         for path in self._candidates(limit):
@@ -150,6 +145,16 @@ class Spool:
         else:
             mark.unlink(missing_ok=True)
         return dropped
+
+    def _make(self) -> None:
+        try:
+            for each in (self.folder, self._claimed, self._quarantine):
+                each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+        except OSError as exc:
+            raise UnavailableError(
+                f"{self.folder}: {exc.strerror}", hint="make it writable, or set ARSENALE_HOME"
+            ) from exc
 
     def _candidates(self, limit: int) -> Iterator[str]:
         """Give claimed files first, then claim new ones as they are asked for."""

@@ -207,6 +207,10 @@ def _postgresql(url: str, name: str) -> sa.Engine:
     return engine
 
 
+_DAMAGED = ("not a database", "malformed")
+"""What SQLite says of a file that is damaged (SQLITE_NOTADB, SQLITE_CORRUPT)."""
+
+
 @contextmanager
 def _translated() -> Generator[None]:
     try:
@@ -219,6 +223,11 @@ def _translated() -> Generator[None]:
             hint="see `arsenale doctor` for disk space, permissions and the server",
         ) from exc
     except DBAPIError as exc:
+        if any(sign in str(exc.orig) for sign in _DAMAGED):
+            raise UnavailableError(
+                f"the database is damaged ({exc.orig})",
+                hint="move the .db file in ARSENALE_HOME away, or put a backup in its place",
+            ) from exc
         if exc.connection_invalidated:
             raise UnavailableError("the database closed the connection", hint="call again") from exc
         raise

@@ -69,6 +69,8 @@ class Daemon:
         self._calls = CallMetrics(self._runtime.registry)
         self._surfaces: dict[str, MCPServer[Any]] = {}
         self._failed: dict[str, str] = {}
+        self._tasks: TaskGroup | None = None
+        self._mending = anyio.Lock()
         self._connections: set[Connection] = set()
         self._ending: Ending | None = None
         self._end = anyio.Event()
@@ -85,6 +87,7 @@ class Daemon:
     async def run(self) -> None:
         """Serve until a signal, `arsenale down`, idleness or a newer version ends it."""
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             for name in discovery.names():
                 await tasks.start(self._host, name)
             listener = await SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
@@ -149,7 +152,7 @@ class Daemon:
             except (TimeoutError, ArsenaleError) as exc:
                 self._log.warning("connection refused", reason=str(exc))
                 with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    await stream.send(_line({"error": str(exc) or "no hello"}))
+                    await stream.send(_line({"error": str(exc) or "no hello", "final": True}))
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self._log.debug("a client went")
             finally:
@@ -165,8 +168,11 @@ class Daemon:
                 self.end("upgrade")
                 await stream.send(_line({"goodbye": "upgrade"}))
                 return
+        await self._mend(name)
         if name not in self._surfaces:
-            raise InvalidError(*self._why_not(name))
+            final = name not in self._failed
+            await stream.send(_line({"error": self._why_not(name), "final": final}))
+            return
         connection = Connection(stream, name)
         self._connections.add(connection)
         PEER.set(Peer(session=_text(hello.get("session")), project=_text(hello.get("project"))))
@@ -178,11 +184,18 @@ class Daemon:
         finally:
             self._connections.discard(connection)
 
-    def _why_not(self, name: str) -> tuple[str]:
+    async def _mend(self, name: str) -> None:
+        """Open a server that failed once more: what kept it from opening may be gone."""
+        async with self._mending:
+            if name in self._failed and self._tasks is not None and self._ending is None:
+                del self._failed[name]
+                await self._tasks.start(self._host, name)
+
+    def _why_not(self, name: str) -> str:
         if name in self._failed:
-            return (f"server {name} is not running: {self._failed[name]}",)
+            return f"server {name} is not running: {self._failed[name]}"
         known = ", ".join(sorted(self._surfaces)) or "none"
-        return (f"no server {name!r} is installed: there are {known}",)
+        return f"no server {name!r} is installed: there are {known}"
 
     async def _control(self, command: str) -> dict[str, Any]:
         if command == "stop":

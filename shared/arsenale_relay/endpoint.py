@@ -21,6 +21,7 @@ def run_dir(home: str) -> str:
     Raises:
         OSError: It cannot be made.
     """
+    os.makedirs(home, mode=0o700, exist_ok=True)  # by itself: a parent would get the umask's mode
     folder = os.path.join(home, "run")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     return folder

@@ -231,8 +231,11 @@ class Relay:
         return True
 
     def _control(self, said: dict[str, object]) -> None:
-        if "error" in said:
+        if "error" in said and said.get("final"):
             raise Refused(str(said["error"]))
+        if "error" in said:
+            self._turned_away_since = 0.0
+            self._give_up(str(said["error"]))
         if "version" in said:
             self._welcomed = True
             self._turned_away_since = 0.0
@@ -277,6 +280,8 @@ class Relay:
 
     def _turned_away(self) -> None:
         """A daemon that was just ending let us in and went: nothing was sent or lost."""
+        if self._goodbye:
+            return  # it said why; the next request asks again
         now = time.monotonic()
         if not self._turned_away_since:
             self._turned_away_since = now

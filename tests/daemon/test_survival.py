@@ -256,6 +256,28 @@ def test_a_home_that_cannot_be_written_is_answered_with_an_error_that_names_it(
     assert "was not made" in answer["error"]["message"]
 
 
+def test_a_server_that_cannot_open_is_told_to_the_host_and_opened_when_it_can(
+    raw_host: Hosts, home: Path
+) -> None:
+    (home / "telemetry.db").write_bytes(b"this is no database" * 100)
+    host = raw_host()
+    answer = host.ask(1, "server/discover")
+    assert "server telemetry is not running" in answer["error"]["message"]
+    assert "move the .db file" in answer["error"]["message"]
+    (home / "telemetry.db").unlink()
+    assert "result" in host.shake_hands()
+
+
+def test_a_fresh_home_is_private(raw_host: Hosts, tmp_path: Path) -> None:
+    fresh = tmp_path / "home"
+    host = raw_host(ARSENALE_HOME=str(fresh), ARSENALE_HTTP="false")
+    try:
+        host.shake_hands()
+        assert fresh.stat().st_mode & 0o777 == 0o700
+    finally:
+        control.down(fresh)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to mount a tmpfs")
 def test_a_read_only_home_is_an_error_that_names_it_and_no_hang(
     raw_host: Hosts, tmp_path: Path

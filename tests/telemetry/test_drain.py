@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,23 @@ def test_a_drain_killed_at_random_moments_loses_nothing_and_counts_nothing_twice
             [(_, calls, errors, _, total_us)] = reading.totals_by_tool(db)
         assert (calls, errors, total_us) == (total, 0, total * 3_000)
     assert spool.waiting() == (0, 0)
+
+
+async def test_a_spool_that_is_cleared_while_it_is_drained_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arsenale_telemetry.drain.WATCHED_S", 0.05)
+    spool = Spool(tmp_path / "spool")
+    with TelemetryStore(tmp_path) as store:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drain_of(spool, store).run)
+            await anyio.sleep(0.2)
+            shutil.rmtree(spool.folder)
+            subprocess.run(["/bin/sh", HOOK, str(spool.folder)], input=raw(1), check=True)  # noqa: ASYNC221
+            with anyio.fail_after(10):
+                while stored(store)[0] < 1:  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
 
 
 def test_damaged_files_are_set_aside_counted_and_hold_nobody_up(tmp_path: Path) -> None:
