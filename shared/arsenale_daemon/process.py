@@ -148,7 +148,7 @@ class Daemon:
                 if "control" in hello:
                     await stream.send(_line(await self._control(str(hello["control"]))))
                 else:
-                    await self._serve_relay(stream, hello, lines)
+                    await self._serve_safely(stream, hello, lines)
             except (TimeoutError, ArsenaleError) as exc:
                 self._log.warning("connection refused", reason=str(exc))
                 with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -157,6 +157,24 @@ class Daemon:
                 self._log.debug("a client went")
             finally:
                 self._last_seen = time.monotonic()
+
+    async def _serve_safely(
+        self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]
+    ) -> None:
+        """Serve one relay; whatever breaks, breaks its connection and no other."""
+        try:
+            await self._serve_relay(stream, hello, lines)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise
+        except Exception as exc:  # noqa: BLE001  # the edge of one connection
+            cause: BaseException = exc
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+            expected = isinstance(cause, ArsenaleError)
+            self._log.error("connection broken", exc_info=not expected, reason=str(cause))
+            reason = str(cause) if expected else "the connection crashed: see `arsenale logs`"
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await stream.send(_line({"error": reason, "final": False}))
 
     async def _serve_relay(
         self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]

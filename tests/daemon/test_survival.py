@@ -138,6 +138,21 @@ def test_a_line_of_four_megabytes_passes_whole(raw_host: Hosts) -> None:
     assert "at most 200 characters" in answer["result"]["content"][0]["text"]
 
 
+def test_a_line_past_the_limit_breaks_its_own_connection_and_no_other(
+    raw_host: Hosts, home: Path, daemon_pid: Callable[[], int]
+) -> None:
+    (home / "config.toml").write_text("http = false\nline_max_bytes = 1000000\n", encoding="utf-8")
+    other, host = raw_host(), raw_host()
+    other.shake_hands()
+    host.shake_hands()
+    pid = daemon_pid()
+    answer = host.ask(1, "ping", padding="x" * 1_500_000)
+    assert "longer than 1,000,000 bytes" in answer["error"]["message"]
+    assert "result" in host.ask(2, "ping")
+    assert "result" in other.ask(2, "ping")
+    assert daemon_pid() == pid
+
+
 def test_a_planned_end_stays_ended_until_the_host_asks_again(raw_host: Hosts, home: Path) -> None:
     host = raw_host()
     host.shake_hands()
