@@ -1,5 +1,6 @@
 """From spool to store: each event exactly once, whoever is killed at whatever moment."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -117,8 +118,14 @@ class Drain:
         """Drain for ever: at once when the folder changes, and after whatever failed."""
         while (lock := await to_thread.run_sync(self._spool.lock)) is None:  # noqa: ASYNC110
             await anyio.sleep(LOCK_RETRY_S)
-        del lock  # held by the process until it ends: the descriptor is never closed
         self.active = True
+        try:
+            await self._drain_and_watch()
+        finally:
+            self.active = False
+            os.close(lock)
+
+    async def _drain_and_watch(self) -> None:
         stop = anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, stop)
@@ -129,7 +136,7 @@ class Drain:
                     with anyio.move_on_after(pause_s):
                         await self._changed.wait()
             finally:
-                stop.set()
+                stop.set()  # before the group waits for the watcher, whose thread looks for it
 
     async def _watch(self, stop: anyio.Event) -> None:
         """Set `_changed` when a file comes; without a watcher the drain looks by itself."""

@@ -155,6 +155,20 @@ async def test_a_spool_that_is_cleared_while_it_is_drained_goes_on(
             tasks.cancel_scope.cancel()
 
 
+async def test_a_drain_that_ends_gives_the_right_to_drain_back(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    with TelemetryStore(tmp_path) as store:
+        for _ in range(2):
+            drain = drain_of(spool, store)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(drain.run)
+                with anyio.fail_after(5):
+                    while not drain.active:  # noqa: ASYNC110
+                        await anyio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+            assert not drain.active
+
+
 def test_damaged_files_are_set_aside_counted_and_hold_nobody_up(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     (spool.folder / "1.1.json").write_bytes(raw(1)[:40])
