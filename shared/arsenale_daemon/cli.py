@@ -69,7 +69,7 @@ def up(
         settings = Settings.read()
         if foreground:
             sys.stdout.flush()
-            command = [sys.executable, "-m", "arsenale_daemon", "--foreground"]
+            command = [sys.executable, "-P", "-m", "arsenale_daemon", "--foreground"]
             os.execv(sys.executable, command)
         _print_status(control.up(settings.home), as_json)
 

@@ -98,7 +98,8 @@ def _spawn(home: str) -> int:
     try:
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "arsenale_daemon"],
+            # -P: the current folder is a project's, and what lies there is not ours to import.
+            [sys.executable, "-P", "-m", "arsenale_daemon"],
             _environment(home),
             file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)]
             + [(os.POSIX_SPAWN_DUP2, log, number) for number in (1, 2)],

@@ -283,6 +283,15 @@ def test_a_server_that_cannot_open_is_told_to_the_host_and_opened_when_it_can(
     assert "result" in host.shake_hands()
 
 
+def test_nothing_of_the_projects_folder_is_imported(
+    raw_host: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("anyio", "json", "arsenale_core", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "result" in raw_host(PYTHONPATH=str(tmp_path)).shake_hands()
+
+
 def test_a_fresh_home_is_private(raw_host: Hosts, tmp_path: Path) -> None:
     fresh = tmp_path / "home"
     host = raw_host(ARSENALE_HOME=str(fresh), ARSENALE_HTTP="false")
