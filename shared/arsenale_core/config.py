@@ -138,6 +138,12 @@ class Settings(BaseSettings):
             raise InvalidError(f"{file}: {exc.strerror}", hint="make it readable") from exc
 
 
+def forget_environment() -> None:
+    """Take every `ARSENALE_*` out of this process's environment: for what must touch no real data."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        del os.environ[name]
+
+
 def child_environment(home: Path) -> dict[str, str]:
     """Return the environment for a process of ours: this one's, with HOME as `ARSENALE_HOME`."""
     return {**os.environ, f"{PREFIX}HOME": str(home)}

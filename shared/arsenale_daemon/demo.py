@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arsenale_core.assets import asset_dir
-from arsenale_core.config import child_environment
+from arsenale_core.config import child_environment, forget_environment
 from arsenale_core.errors import UnavailableError
 from arsenale_daemon import control
 from arsenale_daemon.install import interpreter, relay_path
@@ -47,6 +47,7 @@ def run(console: Console, *, keep: bool) -> None:
     Raises:
         UnavailableError: The daemon does not start, or events do not arrive.
     """
+    forget_environment()  # a database or a port of the user's is not for playing with
     folder = Path(tempfile.mkdtemp(prefix="arsenale-demo-"))
     try:
         _run(console, folder)

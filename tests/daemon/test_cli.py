@@ -119,7 +119,8 @@ def test_an_unknown_server_names_those_there_are(arsenale: Run) -> None:
 def test_the_demo_plays_the_session_and_leaves_nothing(arsenale: Run, tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    done = arsenale("demo", TMPDIR=str(temporary))
+    elsewhere = "postgresql://nobody@127.0.0.1:1/real"  # must not be touched, nor even tried
+    done = arsenale("demo", TMPDIR=str(temporary), ARSENALE_DATABASE_URL=elsewhere)
     assert done.returncode == 0, done.stderr
     assert "193 recorded events" in done.stdout
     assert "74 calls, 6 errors, 0" in " ".join(done.stdout.split())
