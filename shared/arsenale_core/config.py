@@ -139,7 +139,7 @@ class Settings(BaseSettings):
 
 
 def forget_environment() -> None:
-    """Take every `ARSENALE_*` out of this process's environment: for what must touch no real data."""
+    """Take every `ARSENALE_*` out of our environment: for what must touch no real data."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
 
