@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import arsenale_relay
 from arsenale_daemon import control
+
+settings.register_profile("ci", derandomize=True)  # the gate says the same of the same code
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 RELAY = Path(str(arsenale_relay.__file__)).with_name("__main__.py")
 

@@ -19,6 +19,8 @@ JsonValue: TypeAlias = (
     "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 )
 
+MAX_ROUNDS = 10
+
 MIN_RANDOM_CHARS = 24
 """From this length on a string may be called random: shorter ones are mostly identifiers."""
 
@@ -83,7 +85,6 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _RANDOM = re.compile(rf"[A-Za-z0-9+/_=-]{{{MIN_RANDOM_CHARS},}}")
 _HEX = re.compile(r"(?i)(?:0x)?[0-9a-f-]+")
 _IDENTIFIER = re.compile(r"(?:toolu|msg|req|call|run|resp|chatcmpl|item|evt|session)_[A-Za-z0-9]+")
-_MASK = re.compile(r"\[redacted:[a-z-]+\]")
 
 _HINT = re.compile(
     r"(?i)pass|pwd|secret|token|key|credential|cookie|bearer|basic|auth|://|[A-Za-z0-9+/_=-]{20}"
@@ -92,9 +93,22 @@ _HINT = re.compile(
 
 
 def redact(text: str) -> str:
-    """Return TEXT with secrets masked as `[redacted:<kind>]`."""
+    """Return TEXT with secrets masked as `[redacted:<kind>]`.
+
+    A mask can bring a new secret to light (what followed it now stands alone), so masking goes on
+    until nothing changes, `MAX_ROUNDS` at most.
+    """
     if not _HINT.search(text):
         return text
+    for _ in range(MAX_ROUNDS):
+        masked = _mask(text)
+        if masked == text:
+            return text
+        text = masked
+    return text
+
+
+def _mask(text: str) -> str:
     if "PRIVATE KEY" in text:
         text = _PRIVATE_KEY.sub("[redacted:private-key]", text)
     text = _VENDOR.sub(_vendor, text)
