@@ -27,17 +27,19 @@ NEW = ("tools-list", "resources-list", "prompts-list", "sep-2164-resource-not-fo
 def test_the_inspector_lists_and_calls_tools_through_the_relay(
     era: str, node: Tool, home: Path
 ) -> None:
-    target = ["--cli", sys.executable, "-I", "-S", RELAY, "telemetry", "--protocol-era", era]
-    env = {"ARSENALE_HOME": str(home)}
-    listed = node("mcp-inspector", *target, "--method", "tools/list", **env)
+    # The Inspector passes on no environment of its own.
+    target = ["--cli", "-e", f"ARSENALE_HOME={home}", sys.executable, "-I", "-S", RELAY,
+              "telemetry", "--protocol-era", era]  # fmt: skip
+    listed = node("mcp-inspector", *target, "--method", "tools/list")
     assert listed.returncode == 0, listed.stderr
     assert len(json.loads(listed.stdout)["tools"]) == 5
     called = node(
         "mcp-inspector", *target, "--method", "tools/call", "--tool-name", "usage_report",
-        "--tool-arg", "since=24h", **env,
+        "--tool-arg", "since=24h",
     )  # fmt: skip
     assert called.returncode == 0, called.stderr
     assert json.loads(called.stdout)["structuredContent"]["rows"] == []
+    assert (home / "telemetry.db").exists()  # it was our daemon that answered
 
 
 @pytest.mark.parametrize(
