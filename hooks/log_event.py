@@ -10,6 +10,7 @@ import sys
 
 def main() -> None:
     """Copy stdin to the spool."""
+    os.umask(0o077)  # `makedirs` gives its mode to the last folder only
     spool = sys.argv[1] if len(sys.argv) > 1 else _default()
     event = sys.stdin.buffer.read()
     if os.path.exists(os.path.join(spool, "full")):

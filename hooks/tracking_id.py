@@ -5,19 +5,21 @@ the call, else a fresh one. Permissions are not touched. `arsenale init --tracki
 """
 
 import json
+import os
 import sys
 import uuid
 
 
 def main() -> None:
     """Answer the event on stdin."""
-    event = json.load(sys.stdin)
+    event = json.loads(sys.stdin.buffer.read())
     tracking_id = event.get("tool_use_id") or event.get("toolUseId") or f"arsenale-{uuid.uuid4()}"
     answer = {
         "hookEventName": "PreToolUse",
         "additionalContext": f"Arsenale tracking id of this call: {tracking_id}",
     }
-    sys.stdout.write(json.dumps({"hookSpecificOutput": answer}) + "\n")
+    # Not sys.stdout: what it cannot flush at exit it complains about, with status 120.
+    os.write(1, json.dumps({"hookSpecificOutput": answer}).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from arsenale_core.errors import UnavailableError
+from arsenale_core.errors import ConflictError, InvalidError, UnavailableError
 from arsenale_daemon import host_json, host_toml
 from arsenale_daemon.host_entries import Install, is_marked
 
@@ -85,8 +85,13 @@ def apply(changes: Sequence[FileChange]) -> None:
     """Write CHANGES, each file whole or not at all.
 
     Raises:
+        ConflictError: A file is no longer as it was planned for (a running assistant rewrites its
+            own); nothing is written.
         UnavailableError: A file cannot be written; those before it are.
     """
+    for change in changes:
+        if _read(change.path) != change.before:
+            raise ConflictError(f"{change.path} has just changed", hint="run init again")
     for change in changes:
         path = change.path.resolve()
         try:
@@ -112,21 +117,33 @@ def _files(host: Host, base: Path, scope: Scope) -> tuple[Path, Path]:
         case "cursor":
             return base / ".cursor" / "mcp.json", base / ".cursor" / "hooks.json"
         case "vscode":
-            servers = base / (".config/Code/User/mcp.json" if user else ".vscode/mcp.json")
+            profile = _vscode_profile(base) if user else base / ".vscode"
             folder = ".copilot/hooks" if user else ".github/hooks"
-            return servers, base / folder / "arsenale.json"
+            return profile / "mcp.json", base / folder / "arsenale.json"
         case "codex":
             return base / ".codex" / "config.toml", base / ".codex" / "hooks.json"
 
 
+def _vscode_profile(home: Path) -> Path:
+    """Return where VS Code keeps a user's settings: a Mac has its own place for it."""
+    mac = home / "Library" / "Application Support" / "Code" / "User"
+    return mac if mac.is_dir() else home / ".config" / "Code" / "User"
+
+
 def _original(path: Path, before: str | None, after: str | None) -> str | None:
     """Return AFTER as the file was before us: byte by byte, or no file where there was none."""
-    if before is None or after is None or after == before:
+    if before is None or after == before:
         return after
     backup = _read(_backup(path.resolve()))
+    blank = after is None or _is_blank(after)
     if backup is None:
-        return after if host_json.says_something(after) else None
-    return backup if host_json.says_the_same(backup, after) else after
+        return None if blank else after
+    same = after is not None and host_json.says_the_same(backup, after)
+    return backup if same or (blank and _is_blank(backup)) else after
+
+
+def _is_blank(text: str) -> bool:
+    return not host_json.says_something(text) or text.strip() == f"[{host_toml.KEY}]"
 
 
 def _backup(path: Path) -> Path:
@@ -139,7 +156,7 @@ def _read(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as exc:
-        raise UnavailableError(f"{path} is not UTF-8", hint="mend or move it") from exc
+        raise InvalidError(f"{path} is not UTF-8", hint="mend or move it") from exc
     except OSError as exc:
         raise UnavailableError(f"{path}: {exc.strerror}", hint="make it readable") from exc
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arsenale_core.errors import InvalidError
+from arsenale_core.errors import ConflictError, InvalidError, UnavailableError
 from arsenale_daemon import host_config
 from arsenale_daemon.host_config import HOSTS, SCOPES, FileChange, Host, Scope
 from arsenale_daemon.host_entries import Install
@@ -157,6 +157,76 @@ def test_a_link_is_followed_and_the_mode_kept(tmp_path: Path) -> None:
     assert (tmp_path / ".mcp.json").is_symlink()
     assert "arsenale-telemetry" in real.read_text(encoding="utf-8")
     assert real.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("host", "file", "text"),
+    [
+        ("claude", ".mcp.json", ""),
+        ("claude", ".mcp.json", "{}\n"),
+        ("claude", ".mcp.json", '{"mcpServers":{}}'),
+        ("claude", ".claude/settings.local.json", '{"hooks":{"Stop":[]}}'),
+        ("cursor", ".cursor/hooks.json", '{"version":1,"hooks":{}}'),
+        ("codex", ".codex/config.toml", ""),
+        ("codex", ".codex/config.toml", "[mcp_servers]\n"),
+        ("codex", ".codex/config.toml", "a = 1\r\n[b]\r\nc = 2\r\n"),
+    ],
+)
+def test_a_file_that_said_nothing_comes_back_and_is_not_deleted(
+    host: Host, file: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text.encode())
+    host_config.apply(planned(tmp_path, host))
+    host_config.apply(planned(tmp_path, host, undo=True))
+    assert files(tmp_path) == {file: text.encode()}
+
+
+def test_a_file_that_changed_since_the_plan_is_left_alone_and_so_are_the_others(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / ".claude" / "settings.local.json"
+    changes = planned(tmp_path)
+    path.parent.mkdir()
+    path.write_text('{"model": "the host wrote this while we asked"}', encoding="utf-8")
+    before = files(tmp_path)
+    with pytest.raises(ConflictError, match=r"settings\.local\.json has just changed"):
+        host_config.apply(changes)
+    assert files(tmp_path) == before
+
+
+def test_what_the_user_adds_between_install_and_undo_stays(tmp_path: Path) -> None:
+    path = tmp_path / ".mcp.json"
+    path.write_text('{"mcpServers": {}}', encoding="utf-8")
+    host_config.apply(planned(tmp_path))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["mcpServers"]["mine"] = {"command": "m"}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    host_config.apply(planned(tmp_path, undo=True))
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert after == {"mcpServers": {"mine": {"command": "m"}}}
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / ".mcp.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InvalidError, match=r"\.mcp\.json is not UTF-8"):
+        planned(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path) -> None:
+    changes = planned(tmp_path)
+    (tmp_path / ".claude").write_text("a file where a folder belongs", encoding="utf-8")
+    with pytest.raises(UnavailableError, match="make it"):
+        host_config.apply(changes)
+
+
+def test_the_users_profile_of_vscode_is_found_on_a_mac(tmp_path: Path) -> None:
+    elsewhere = planned(tmp_path, "vscode", "user")[0].path
+    assert elsewhere == tmp_path / ".config" / "Code" / "User" / "mcp.json"
+    profile = tmp_path / "Library" / "Application Support" / "Code" / "User"
+    profile.mkdir(parents=True)
+    assert planned(tmp_path, "vscode", "user")[0].path == profile / "mcp.json"
 
 
 values = st.recursive(
