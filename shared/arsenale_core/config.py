@@ -85,6 +85,18 @@ class Settings(BaseSettings):
         120, gt=0, description="The embedding process ends after so long without a text."
     )
 
+    memory_namespace: str = Field(
+        "default", description="Where memories go and are looked for when none is named."
+    )
+    memory_owner: str = Field("me", description="Whose memories these are.")
+    memory_undo_days: int = Field(7, ge=0, description="How long a forgotten memory can come back.")
+    memory_exact_max: int = Field(
+        50_000, ge=0, description="Vectors in a namespace from which on chromadb indexes them."
+    )
+    chroma_url: str | None = Field(
+        None, description="A Chroma server; without it chromadb keeps a private folder."
+    )
+
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, home: Path) -> Path:

@@ -6,6 +6,7 @@ Then dynamic int8 quantization of the matrices: 23 MB for 90, cosine to float32 
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
 # onnx and safetensors say little about their types.
 
 import json

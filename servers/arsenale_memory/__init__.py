@@ -1,0 +1,1 @@
+"""Memory: what the assistant knows and who it is."""

@@ -1,0 +1,171 @@
+"""From what someone says to what is stored: the pure steps of the capture pipeline."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import numpy as np
+
+from arsenale_core.embedding.vectors import Vectors
+from arsenale_core.errors import InvalidError
+from arsenale_memory import metadata, splitting
+from arsenale_memory.importance import importance
+from arsenale_memory.record import Entry, Kind, Labels, Link, Part, Source, Version
+from arsenale_memory.words import STOP_WORDS, words
+
+MAX_CONTENT_CHARS = 2_000_000
+"""Longest memory. What is longer is a document: import it in pieces."""
+
+MAX_LABEL_CHARS = 100
+MAX_LABELS = 50
+
+NEAR_COSINE = 0.9
+"""Cosine from which on two memories are linked as near (measured on paraphrases: see README)."""
+
+ECHO_SHARE = 0.8
+"""A text that has this share of the words of a recalled memory, and as near, repeats it."""
+
+RECALL_TAG = "recalled-memories"
+"""What we inject stands within this tag, so that it is known when it comes back."""
+
+_INJECTED = re.compile(rf"<{RECALL_TAG}\b[^>]*>.*?(?:</{RECALL_TAG}>|\Z)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ud800-\udfff]")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NOT = re.compile(r"\b(?:not|no|never|cannot|without)\b|n't\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a caller gives; what it leaves out is found by rules."""
+
+    content: str
+    namespace: str
+    owner: str
+    source: Source
+    kind: Kind = "note"
+    uid: str | None = None
+    subject: str | None = None
+    session: str | None = None
+    tags: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    entities: tuple[str, ...] = ()
+    importance: float | None = None
+    at_us: int | None = None
+    valid_to_us: int | None = None
+    supersedes: tuple[str, ...] = ()
+
+
+def checked(draft: Draft) -> Draft:
+    """Return DRAFT without control characters and without what we injected ourselves.
+
+    Raises:
+        InvalidError: Nothing is left, or a limit is passed.
+    """
+    content = _CONTROL.sub("", _INJECTED.sub("", draft.content)).strip()
+    if not content:
+        said = "only repeats what was recalled" if draft.content.strip() else "is empty"
+        raise InvalidError(f"the memory {said}", hint="say in a sentence what is to be kept")
+    if len(content) > MAX_CONTENT_CHARS:
+        raise InvalidError(
+            f"the memory has {len(content):,} characters, more than {MAX_CONTENT_CHARS:,}",
+            hint="split it into several",
+        )
+    if draft.kind not in get_args(Kind):
+        raise InvalidError(
+            f"no kind {draft.kind!r}", hint=f"it is one of {', '.join(get_args(Kind))}"
+        )
+    if draft.importance is not None and not 0 <= draft.importance <= 1:
+        raise InvalidError(f"importance {draft.importance} is not within 0..1")
+    return replace(
+        draft,
+        content=content,
+        tags=_labels("tags", draft.tags),
+        domains=_labels("domains", draft.domains),
+        entities=_labels("entities", draft.entities),
+    )
+
+
+def version(draft: Draft, uid: str, now_us: int) -> Version:
+    """Return DRAFT, checked, as the first version of memory UID, with all that rules can find."""
+    head = draft.content[:20_000]  # what a long text is about shows at its beginning
+    entities = draft.entities or metadata.entities(head)
+    weight = draft.importance
+    if weight is None:
+        weight = importance(head, draft.kind, named=len(entities))
+    return Version(
+        uid=uid,
+        number=1,
+        namespace=draft.namespace,
+        owner=draft.owner,
+        kind=draft.kind,
+        content=draft.content,
+        subject=draft.subject or metadata.subject(head, entities),
+        session=draft.session,
+        importance=weight,
+        labels=Labels(
+            tags=draft.tags,
+            domains=draft.domains or metadata.domains(head),
+            entities=entities,
+        ),
+        source=draft.source,
+        created_us=now_us,
+        written_us=now_us,
+        valid_from_us=now_us if draft.at_us is None else draft.at_us,
+        valid_to_us=draft.valid_to_us,
+    )
+
+
+def entry(
+    version: Version, parts: tuple[Part, ...], embedder: str | None, vectors: Vectors | None
+) -> Entry:
+    """Return VERSION with PARTS and the VECTORS that are known of them."""
+    return Entry(version=version, parts=parts, embedder=embedder, vectors=vectors)
+
+
+def parts(content: str) -> tuple[Part, ...]:
+    """Return the parts of CONTENT that are indexed."""
+    return splitting.split(content)
+
+
+def relation(new: Version, old: Version, cosine: float) -> Link | None:
+    """Return how NEW relates to OLD, whose vectors have this COSINE; `None` when they are apart.
+
+    Two that are near and about the same contradict each other when one has a number that the other
+    has not, or one says no where the other does not. That is a hint to look, and nothing is hidden.
+    """
+    if cosine < NEAR_COSINE:
+        return None
+    numbers = set(_NUMBER.findall(new.content)) ^ set(_NUMBER.findall(old.content))
+    denied = bool(_NOT.search(new.content)) != bool(_NOT.search(old.content))
+    same = new.subject == old.subject
+    kind = "contradicts" if same and (numbers or denied) else "near"
+    return Link(source=new.uid, target=old.uid, kind=kind, score=round(cosine, 4))
+
+
+def is_echo(content: str, recalled: str, cosine: float) -> bool:
+    """Say whether CONTENT only repeats RECALLED: as near, with most of its words and few others."""
+    ours, theirs = _counting(content), _counting(recalled)
+    if not ours or not theirs or cosine < NEAR_COSINE:
+        return False
+    common = len(ours & theirs)
+    return common / len(ours) >= ECHO_SHARE and common / len(theirs) >= ECHO_SHARE
+
+
+def cosines(one: Vectors, others: Vectors) -> Vectors:
+    """Return the cosines of the unit vector ONE, `(dim,)`, with OTHERS, `(n, dim)`."""
+    return np.clip(others @ one, -1, 1)
+
+
+def _counting(text: str) -> set[str]:
+    return {word for word in words(text) if word not in STOP_WORDS}
+
+
+def _labels(name: str, given: tuple[str, ...]) -> tuple[str, ...]:
+    cleaned = {_CONTROL.sub("", label).strip().lstrip("#") for label in given}
+    found = sorted(label for label in cleaned if label)
+    if len(found) > MAX_LABELS or any(len(label) > MAX_LABEL_CHARS for label in found):
+        raise InvalidError(
+            f"too many or too long {name}",
+            hint=f"at most {MAX_LABELS}, of at most {MAX_LABEL_CHARS} characters each",
+        )
+    return tuple(found)

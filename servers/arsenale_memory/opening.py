@@ -1,0 +1,82 @@
+"""How the memory server is put together: what it opens, in which order, and what runs beside it."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import anyio
+from anyio import to_thread
+
+from arsenale_core import logs
+from arsenale_core.config import Settings
+from arsenale_core.embedding.base import Embedder
+from arsenale_core.embedding.choice import open_embedder
+from arsenale_core.errors import ArsenaleError
+from arsenale_core.tasks import background
+from arsenale_memory import reading
+from arsenale_memory.service import Memory
+from arsenale_memory.store import MemoryStore
+
+if TYPE_CHECKING:
+    from arsenale_memory.knowledge import Knowledge
+
+SETTLE_S = 3.0
+"""How long after the start it is looked for what waits: not while someone waits for us."""
+
+PURGE_EVERY_S = 6 * 3600
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, now: Callable[[], float], used: Callable[[str], None]
+) -> AsyncGenerator[Memory]:
+    """Open store and embedder; embed, purge and give memory back while they are open."""
+    zone = ZoneInfo(settings.timezone) if settings.timezone else None
+    with MemoryStore(settings.database_url or settings.home) as store:
+        async with open_embedder(settings) as embedder, background() as tasks:
+
+            def make() -> "Knowledge":
+                from arsenale_memory.knowledge import Knowledge  # noqa: PLC0415  # numpy: 60 ms
+                from arsenale_memory.library import Library, exact  # noqa: PLC0415
+
+                made = Knowledge(
+                    store=store, embedder=embedder, library=Library(embedder.id, exact), now=now
+                )
+                tasks.start_soon(made.run_embedding)
+                tasks.start_soon(made.run_release, settings.embedder_idle_s)
+                return made
+
+            memory = Memory(
+                store=store,
+                make_knowledge=make,
+                namespace=settings.memory_namespace,
+                owner=settings.memory_owner,
+                zone=zone,
+                undo_days=settings.memory_undo_days,
+                now=now,
+                used=used,
+            )
+            tasks.start_soon(_look_after, memory, store, embedder)
+            yield memory
+
+
+async def _look_after(memory: Memory, store: MemoryStore, embedder: Embedder) -> None:
+    """Embed what a crash or another embedder left waiting; erase what was forgotten long ago."""
+    log = logs.get("arsenale.memory")
+    await anyio.sleep(SETTLE_S)
+    while True:
+        try:
+            if await to_thread.run_sync(_something_waits, store, embedder.id):
+                memory.knowledge().wake()
+            gone = await memory.purge()
+            if gone:
+                log.info("forgotten memories erased", rows=gone)
+        except ArsenaleError as exc:
+            log.warning("maintenance waits", reason=str(exc))
+        await anyio.sleep(PURGE_EVERY_S)
+
+
+def _something_waits(store: MemoryStore, embedder: str) -> bool:
+    with store.reading() as db:
+        return bool(reading.pending(db, embedder, 1))

@@ -1,0 +1,178 @@
+"""How memories are put in order: a weighted sum of a few features, each between 0 and 1. Pure.
+
+A feature of strength (keywords, vector, ...) is divided by its best value among the candidates of a
+question. That beats reciprocal rank fusion, which gives a weak leg as much say as a strong one
+(docs/decisions/0004-ranking.md has the figures). The weights are fitted by
+`benchmarks/fit_ranking.py`; where a feature is absent, as the session of memories that have none,
+it is 0 for all candidates and changes nothing.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arsenale_core.embedding.vectors import Vectors
+from arsenale_memory import words
+
+Column = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+FEATURES = (
+    "keywords", "vector", "context", "focus", "session", "neighbours", "subject", "question",
+    "length", "time", "name",
+)  # fmt: skip
+"""Names of the features, in the order of their columns and weights."""
+
+COLUMN_WEIGHTS = (0.0, 1.0, 1.0, 1.0, 0.6, 0.4)
+"""What a word counts in each column of the full-text index (`tables.COLUMNS`), for BM25."""
+
+LONG_WORDS = 60
+"""Words from which on a memory counts as long."""
+
+_VECTOR_SHARE = 0.5
+"""What the vector counts beside the keywords where sessions and neighbours are judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """What is known of the candidates of one question; `n` of them.
+
+    Attributes:
+        keyword: BM25, or 0 where no word fits; shape `(n,)`.
+        vectors: Of themselves, of the part before and of the part after; zeros where there is
+            none; each of shape `(n, dim)`.
+        before: Which candidate comes before each in its session, or -1; shape `(n,)`.
+        after: Which candidate comes after each.
+        session: A number for each session, -1 for none; shape `(n,)`.
+        about: Whether it is about the one subject that the question names; shape `(n,)`.
+        texts: Their words.
+    """
+
+    keyword: Column
+    vectors: Vectors
+    vectors_before: Vectors
+    vectors_after: Vectors
+    before: Rows
+    after: Rows
+    session: Rows
+    about: NDArray[np.bool_]
+    texts: Sequence[str]
+
+
+def features(question: str, query: Vectors, focus: Vectors, found: Candidates) -> Column:
+    """Return the features of the candidates FOUND, shape `(n, len(FEATURES))`.
+
+    Args:
+        question: The words of the question.
+        query: Unit vector of the question, shape `(dim,)`.
+        focus: Unit vector of `words.focus` of the question.
+        found: The candidates.
+    """
+    keywords = _share(found.keyword)
+    cosine = np.maximum(found.vectors @ query, 0).astype(np.float64)
+    vector = _share(cosine)
+    around = found.vectors + 0.5 * (found.vectors_before + found.vectors_after)
+    around = around / np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1e-12)
+    strength = keywords + _VECTOR_SHARE * vector
+    sizes = np.array([len(text.split()) for text in found.texts], np.float64)
+    return np.column_stack(
+        [
+            keywords,
+            vector,
+            _share(np.maximum(around @ query, 0).astype(np.float64)),
+            _share(np.maximum(around @ focus, 0).astype(np.float64)),
+            _share(_session_strength(strength, found.session)),
+            _neighbours(keywords, float(cosine.max(initial=0.0)), query, found),
+            found.about.astype(np.float64),
+            np.array([text.rstrip().endswith("?") for text in found.texts], np.float64),
+            np.minimum(sizes, LONG_WORDS) / LONG_WORDS,
+            _where(words.ASKS_WHEN.search(question), found.texts, _says_when),
+            _where(words.ASKS_NAME.search(question), found.texts, _says_name),
+        ]
+    )
+
+
+@cache
+def weights(name: str) -> Column:
+    """Return the weights called NAME of `weights.json`, in the order of FEATURES.
+
+    `conversation` is for memories of which some belong to a session, `notes` for those of none.
+    """
+    said = json.loads(Path(__file__).with_name("weights.json").read_text(encoding="utf-8"))
+    return np.array([said[name][feature] for feature in FEATURES])
+
+
+def only(feature: str) -> Column:
+    """Return weights that count FEATURE alone."""
+    return np.array([float(name == feature) for name in FEATURES])
+
+
+def relevance(question: str, query: Vectors, found: Candidates) -> Column:
+    """Return how far each candidate answers by itself, 0..1: what a threshold is put on.
+
+    Scores tell candidates of one question apart and say nothing across questions. This does: the
+    larger of the cosine to the question and the share of the question's words that it has.
+    """
+    cosine = np.maximum(found.vectors @ query, 0).astype(np.float64)
+    asked = words.terms(question)
+    stems = [_stem(word) for word in asked]
+    shares = [
+        sum(stem in text for stem in stems) / len(stems) if stems else 0.0
+        for text in ({_stem(w) for w in words.words(text)} for text in found.texts)
+    ]
+    return np.maximum(cosine, np.array(shares))
+
+
+def _stem(word: str) -> str:
+    """Return WORD without a common English ending: enough to count words in common."""
+    for ending in ("ing", "ies", "ed", "es", "s"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
+
+
+def _share(values: Column) -> Column:
+    top = float(values.max(initial=0.0))
+    return values / top if top > 1e-9 else np.zeros_like(values)
+
+
+def _session_strength(strength: Column, session: Rows) -> Column:
+    """Return for each candidate the mean strength of the three best of its session."""
+    out = np.zeros_like(strength)
+    for number in np.unique(session[session >= 0]):
+        members = session == number
+        out[members] = np.sort(strength[members])[-3:].mean()
+    return out
+
+
+def _neighbours(keywords: Column, best: float, query: Vectors, found: Candidates) -> Column:
+    """Return the strength of the stronger neighbour; one that is no candidate has its vector."""
+    sides = ((found.before, found.vectors_before), (found.after, found.vectors_after))
+    return np.maximum(
+        *(
+            _at(keywords, rows)
+            + _VECTOR_SHARE * np.maximum(vectors @ query, 0).astype(np.float64) / max(best, 1e-9)
+            for rows, vectors in sides
+        )
+    )
+
+
+def _at(values: Column, rows: Rows) -> Column:
+    return np.where(rows >= 0, values[rows], 0.0)
+
+
+def _where(asked: object, texts: Sequence[str], says: Callable[[str], float]) -> Column:
+    return np.array([says(text) for text in texts]) if asked else np.zeros(len(texts))
+
+
+def _says_when(text: str) -> float:
+    return float(bool(words.TIME_WORDS.search(text)))
+
+
+def _says_name(text: str) -> float:
+    return min(words.names_in(text), 3) / 3
