@@ -11,7 +11,7 @@ from arsenale_core.errors import InvalidError
 from arsenale_memory import metadata, splitting
 from arsenale_memory.importance import importance
 from arsenale_memory.record import Entry, Kind, Labels, Link, Part, Source, Version
-from arsenale_memory.words import STOP_WORDS, words
+from arsenale_memory.words import words
 
 MAX_CONTENT_CHARS = 2_000_000
 """Longest memory. What is longer is a document: import it in pieces."""
@@ -23,7 +23,7 @@ NEAR_COSINE = 0.9
 """Cosine from which on two memories are linked as near (measured on paraphrases: see README)."""
 
 ECHO_SHARE = 0.8
-"""A text that has this share of the words of a recalled memory, and as near, repeats it."""
+"""A text that has this share of the words of a recalled memory, and no others, repeats it."""
 
 RECALL_TAG = "recalled-memories"
 """What we inject stands within this tag, so that it is known when it comes back."""
@@ -143,21 +143,23 @@ def relation(new: Version, old: Version, cosine: float) -> Link | None:
 
 
 def is_echo(content: str, recalled: str, cosine: float) -> bool:
-    """Say whether CONTENT only repeats RECALLED: as near, with most of its words and few others."""
-    ours, theirs = _counting(content), _counting(recalled)
-    if not ours or not theirs or cosine < NEAR_COSINE:
-        return False
-    common = len(ours & theirs)
-    return common / len(ours) >= ECHO_SHARE and common / len(theirs) >= ECHO_SHARE
+    """Say whether CONTENT only repeats RECALLED: nothing but its words in its order, most of them.
+
+    A word, a number or a "not" that RECALLED has not is news, however near the two are.
+    """
+    ours, theirs = words(content), words(recalled)
+    left = iter(theirs)
+    return (
+        cosine >= NEAR_COSINE
+        and bool(ours)
+        and len(ours) >= ECHO_SHARE * len(theirs)
+        and all(word in left for word in ours)
+    )
 
 
 def cosines(one: Vectors, others: Vectors) -> Vectors:
     """Return the cosines of the unit vector ONE, `(dim,)`, with OTHERS, `(n, dim)`."""
     return np.clip(others @ one, -1, 1)
-
-
-def _counting(text: str) -> set[str]:
-    return {word for word in words(text) if word not in STOP_WORDS}
 
 
 def _labels(name: str, given: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import sqlalchemy as sa
 
 from arsenale_core.embedding.vectors import Vectors
+from arsenale_core.store import Connection
 from arsenale_memory import reading
 from arsenale_memory.shelf import Shelf
 from arsenale_memory.vectors import ExactIndex, VectorIndex
@@ -41,12 +41,12 @@ class Library:
         kinds = [f"{len(s)} parts, {type(s.index).__name__}" for s in self._shelves.values()]
         return "; ".join(kinds)
 
-    def shelves(self, db: sa.Connection, namespace_ids: Sequence[int]) -> list[Shelf]:
+    def shelves(self, db: Connection, namespace_ids: Sequence[int]) -> list[Shelf]:
         """Return the shelves of NAMESPACE_IDS as the store is now."""
         self._follow(db)
         return [self._shelf(db, id) for id in namespace_ids]
 
-    def _follow(self, db: sa.Connection) -> None:
+    def _follow(self, db: Connection) -> None:
         newest, changed = reading.changes(db, self._seen)
         if changed is None:
             self._shelves.clear()
@@ -57,7 +57,7 @@ class Library:
                     self._update(db, shelf, memory_ids)
         self._seen = newest
 
-    def _shelf(self, db: sa.Connection, namespace_id: int) -> Shelf:
+    def _shelf(self, db: Connection, namespace_id: int) -> Shelf:
         if namespace_id not in self._shelves:
             rows = reading.shelf(db, namespace_id)
             found = reading.vectors(db, self.embedder, namespace_id)
@@ -68,7 +68,7 @@ class Library:
             self._shelves[namespace_id] = shelf
         return self._shelves[namespace_id]
 
-    def _update(self, db: sa.Connection, shelf: Shelf, memory_ids: Sequence[int]) -> None:
+    def _update(self, db: Connection, shelf: Shelf, memory_ids: Sequence[int]) -> None:
         known = shelf.column("memory")
         before = shelf.column("part")[np.isin(known, np.asarray(memory_ids, np.int64))]
         rows = reading.shelf(db, shelf.namespace_id, memory_ids)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import sqlalchemy as sa
 
 from arsenale_core.embedding.vectors import Vectors
+from arsenale_core.store import Connection
 from arsenale_memory import ranking, reading, tables, words
 from arsenale_memory.library import Library
 from arsenale_memory.ranking import Candidates
@@ -71,7 +71,7 @@ class _Found:
 
 
 def search(
-    db: sa.Connection,
+    db: Connection,
     library: Library,
     question: Question,
     weights: ranking.Column | None = None,
@@ -89,7 +89,7 @@ def search(
 
 
 def features_of(
-    db: sa.Connection, library: Library, question: Question
+    db: Connection, library: Library, question: Question
 ) -> tuple[list[int], ranking.Column]:
     """Return the candidates' memory ids and features: what the weights are fitted on."""
     ids = list(reading.namespace_ids(db, question.wanted.namespaces).values())
@@ -101,7 +101,7 @@ def features_of(
     return [texts[int(id)].memory_id for each in found for id in each.parts], table
 
 
-def _candidates(db: sa.Connection, shelf: Shelf, question: Question) -> _Found:
+def _candidates(db: Connection, shelf: Shelf, question: Question) -> _Found:
     wanted = question.wanted
     labelled = wanted.tags or wanted.domains or wanted.entities or wanted.kinds or wanted.owner
     memory_ids = reading.matching_ids(db, wanted) if labelled else None
@@ -121,9 +121,7 @@ def _candidates(db: sa.Connection, shelf: Shelf, question: Question) -> _Found:
     return _Found(shelf, ids[(rows >= 0) & mask[rows]], keyword)
 
 
-def _by_keyword(
-    db: sa.Connection, shelf: Shelf, question: Question, mask: Mask
-) -> dict[int, float]:
+def _by_keyword(db: Connection, shelf: Shelf, question: Question, mask: Mask) -> dict[int, float]:
     spaces = [tables.current(shelf.namespace_id)]
     if question.wanted.as_of_us is not None:
         spaces.append(tables.past(shelf.namespace_id))

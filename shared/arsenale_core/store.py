@@ -24,6 +24,9 @@ from arsenale_core.errors import ArsenaleError, ConflictError, UnavailableError
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
 
+Connection = sa.Connection
+"""What `reading()` and `writing()` give, for those who pass it on and know no SQL."""
+
 BUSY_TIMEOUT_MS = 5_000
 """How long a write waits for another process's, milliseconds."""
 

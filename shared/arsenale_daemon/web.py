@@ -96,6 +96,7 @@ class WebServer(uvicorn.Server):
         self._handle_signals = handle_signals
         config = uvicorn.Config(
             app,
+            http="h11",  # httptools, where chromadb brings it, keeps white space around a header
             log_config=None,
             access_log=False,
             lifespan="on",
