@@ -23,12 +23,18 @@ if TYPE_CHECKING:
 HANDLE_CHARS = 12
 """An id is shown by its last characters: 48 random bits, for a third of the tokens."""
 
+MANY_ITEMS = 30
+"""From so many items on only the failed ones are told one by one."""
+
 SHORTEST_HANDLE = 6
 CHARS_PER_TOKEN = 4
 """English text and common tokenizers; close enough for a budget."""
 
 ROW_TOKENS = 40
 """What a found memory costs beside its content: names of fields, id, moment."""
+
+RECALL_TAG = "recalled-memories"
+"""What we inject stands within this tag, so that it is known when it comes back."""
 
 SHOWN_CHARS = 1_200
 """Longest content in a list; `read` gives the whole."""

@@ -9,6 +9,7 @@ import numpy as np
 from arsenale_core.embedding.vectors import Vectors
 from arsenale_core.errors import InvalidError
 from arsenale_memory import metadata, splitting
+from arsenale_memory.answers import RECALL_TAG
 from arsenale_memory.importance import importance
 from arsenale_memory.record import Entry, Kind, Labels, Link, Part, Source, Version
 from arsenale_memory.words import words
@@ -24,9 +25,6 @@ NEAR_COSINE = 0.9
 
 ECHO_SHARE = 0.8
 """A text that has this share of the words of a recalled memory, and no others, repeats it."""
-
-RECALL_TAG = "recalled-memories"
-"""What we inject stands within this tag, so that it is known when it comes back."""
 
 _INJECTED = re.compile(rf"<{RECALL_TAG}\b[^>]*>.*?(?:</{RECALL_TAG}>|\Z)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ud800-\udfff]")

@@ -32,12 +32,14 @@ class NewMemory(BaseModel):
 
     content: str = Field(description="What to keep: whole sentences, with names instead of 'it'.")
     kind: Kind = "note"
-    subject: str | None = Field(None, max_length=200, description="Whom or what it is about.")
+    subject: str | None = Field(
+        default=None, max_length=200, description="Whom or what it is about."
+    )
     tags: list[str] = Field(default_factory=list)
-    importance: float | None = Field(None, ge=0, le=1)
-    at: str | None = Field(None, description="When it happened, ISO 8601; default now.")
+    importance: float | None = Field(default=None, ge=0, le=1)
+    at: str | None = Field(default=None, description="When it happened, ISO 8601; default now.")
     session: str | None = Field(
-        None, max_length=200, description="Conversation that orders memories; default none."
+        default=None, max_length=200, description="Conversation that orders memories; default none."
     )
     supersedes: list[str] = Field(
         default_factory=list, description="Ids of memories that are no longer right."
@@ -63,7 +65,7 @@ class KeptMemory(Lean):
 
 
 class RememberReport(Lean):
-    """What became of each item, in order; `failed` ones can be sent again."""
+    """What became of each item, in order; of more than 30 only the failed ones are listed."""
 
     stored: int
     duplicates: int
@@ -201,6 +203,62 @@ class TrackRow(Lean):
     hypothesis: str
     text: str
     metrics: dict[str, float]
+
+
+class ValueRow(Lean):
+    """One value of an identity and the level it comes from."""
+
+    key: str
+    value: str
+    level: str
+
+
+class IdentityReport(Lean):
+    """Who a persona is."""
+
+    persona: str
+    namespace: str
+    values: list[ValueRow]
+    text: str = ""
+    warnings: list[str] = Field(default_factory=list)
+    checkpoints: list[str] = Field(default_factory=list)
+    hint: str | None = None
+
+
+class CheckpointReport(Lean):
+    """A snapshot that was taken, or the last one when nothing has changed since."""
+
+    id: str
+    at: str
+    persona: str
+    new: bool
+    files: int
+    memories: int
+    briefing: str
+    hint: str | None = None
+
+
+class Change(Lean):
+    """What differs between two moments."""
+
+    what: str
+    kind: Literal["file", "memory"]
+    name: str
+    diff: str = ""
+
+
+class RestoreReport(Lean):
+    """How a persona stood, what differs, and what was put back."""
+
+    persona: str
+    at: str
+    applied: bool
+    values: list[ValueRow] = Field(default_factory=lambda: list[ValueRow]())
+    changes: list[Change] = Field(default_factory=lambda: list[Change]())
+    more: int = 0
+    verified: str | None = None
+    undo: str | None = None
+    hint: str | None = None
 
 
 class Moved(Lean):

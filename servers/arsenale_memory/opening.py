@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -9,12 +10,16 @@ import anyio
 from anyio import to_thread
 
 from arsenale_core import logs
+from arsenale_core.assets import asset_dir
 from arsenale_core.config import Settings
 from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.choice import open_embedder
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.tasks import background
 from arsenale_memory import reading
+from arsenale_memory.injection import Injector, Switches
+from arsenale_memory.objects import Objects
+from arsenale_memory.personas import Personas
 from arsenale_memory.service import Memory
 from arsenale_memory.store import MemoryStore
 
@@ -27,10 +32,19 @@ SETTLE_S = 3.0
 PURGE_EVERY_S = 6 * 3600
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the surface, the hooks and the command line call."""
+
+    memory: Memory
+    personas: Personas
+    injector: Injector
+
+
 @asynccontextmanager
 async def open_services(
     settings: Settings, now: Callable[[], float], used: Callable[[str], None]
-) -> AsyncGenerator[Memory]:
+) -> AsyncGenerator[Services]:
     """Open store and embedder; embed, purge and give memory back while they are open."""
     zone = ZoneInfo(settings.timezone) if settings.timezone else None
     with MemoryStore(settings.database_url or settings.home) as store:
@@ -57,8 +71,32 @@ async def open_services(
                 now=now,
                 used=used,
             )
+            personas = Personas(
+                memory=memory,
+                folder=settings.home / "identities",
+                objects=Objects(settings.home / "artifacts"),
+                templates=(
+                    settings.home / "identity_templates",
+                    asset_dir("identity_templates"),
+                ),
+                zone=zone,
+            )
             tasks.start_soon(_look_after, memory, store, embedder)
-            yield memory
+            tasks.start_soon(_watch, personas)
+            injector = Injector(
+                memory=memory,
+                personas=personas,
+                tasks=tasks,
+                switches=Switches(
+                    identity=settings.inject_identity,
+                    memories=settings.inject_memories,
+                    checkpoints=settings.inject_checkpoints,
+                    persona=settings.persona,
+                    max_tokens=settings.inject_max_tokens,
+                    min_relevance=settings.inject_min_relevance,
+                ),
+            )
+            yield Services(memory=memory, personas=personas, injector=injector)
 
 
 async def _look_after(memory: Memory, store: MemoryStore, embedder: Embedder) -> None:
@@ -75,6 +113,13 @@ async def _look_after(memory: Memory, store: MemoryStore, embedder: Embedder) ->
         except ArsenaleError as exc:
             log.warning("maintenance waits", reason=str(exc))
         await anyio.sleep(PURGE_EVERY_S)
+
+
+async def _watch(personas: Personas) -> None:
+    await anyio.sleep(SETTLE_S)
+    from arsenale_memory.watching import watch_when_there  # noqa: PLC0415  # not at the start
+
+    await watch_when_there(personas)
 
 
 def _something_waits(store: MemoryStore, embedder: str) -> bool:

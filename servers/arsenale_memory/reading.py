@@ -51,7 +51,7 @@ def versions(
     wanted: Sequence[int | str] = ids or uids
     column = t.memory.c.id if ids else t.memory.c.uid
     found: list[Version] = []
-    for values in _chunks(wanted):  # none for no values
+    for values in chunks(wanted):  # none for no values
         statement = sa.select(*_VERSION, t.namespace.c.name.label("namespace")).join(
             t.namespace, t.namespace.c.id == t.memory.c.namespace_id
         )
@@ -63,7 +63,7 @@ def versions(
 def versions_by_id(db: sa.Connection, ids: Sequence[int]) -> dict[int, Version]:
     """Return versions by their row ids."""
     found: dict[int, Version] = {}
-    for values in _chunks(ids):
+    for values in chunks(ids):
         statement = sa.select(*_VERSION, t.namespace.c.name.label("namespace")).join(
             t.namespace, t.namespace.c.id == t.memory.c.namespace_id
         )
@@ -243,7 +243,7 @@ def texts(db: sa.Connection, part_ids: Sequence[int]) -> dict[int, PartText]:
     p = t.part.c
     columns = (p.id, p.memory_id, p.start, p.body, p.prev, p.next, p.subject)
     found: dict[int, PartText] = {}
-    for ids in _chunks(part_ids):
+    for ids in chunks(part_ids):
         for row in db.execute(sa.select(*columns).where(p.id.in_(ids))):
             found[row[0]] = PartText(*row[1:])
     return found
@@ -315,7 +315,7 @@ def shelf(
     if memory_ids is None:
         return list(db.execute(statement))
     rows: list[Any] = []
-    for ids in _chunks(sorted(memory_ids)):
+    for ids in chunks(sorted(memory_ids)):
         rows += db.execute(statement.where(t.part.c.memory_id.in_(ids)))
     return rows
 
@@ -331,7 +331,7 @@ def vectors(
         .where(t.embedder.c.name == embedder, t.part.c.namespace_id == namespace_id)
     )
     found: list[tuple[int, bytes]] = []
-    for ids in _chunks(sorted(memory_ids)) if memory_ids is not None else (None,):
+    for ids in chunks(sorted(memory_ids)) if memory_ids is not None else (None,):
         narrowed = statement if ids is None else statement.where(t.part.c.memory_id.in_(ids))
         found += [(int(id), bytes(data)) for id, data in db.execute(narrowed)]
     return found
@@ -341,7 +341,7 @@ def vectors_of(db: sa.Connection, embedder: str, part_ids: Sequence[int]) -> dic
     """Return the vectors of parts by their ids."""
     wanted = sa.select(t.embedder.c.id).where(t.embedder.c.name == embedder).scalar_subquery()
     found: dict[int, bytes] = {}
-    for ids in _chunks(part_ids):
+    for ids in chunks(part_ids):
         statement = sa.select(t.vector.c.part_id, t.vector.c.data).where(
             t.vector.c.embedder_id == wanted, t.vector.c.part_id.in_(ids)
         )
@@ -382,9 +382,6 @@ def pending(db: sa.Connection, embedder: str, limit: int, after: int = 0) -> lis
     return [(row.id, row.body) for row in db.execute(statement)]
 
 
-# Sums.
-
-
 def namespace_ids(db: sa.Connection, names: Iterable[str] = ()) -> dict[str, int]:
     """Return the ids of namespaces by name; of all when no NAMES are given."""
     statement = sa.select(t.namespace.c.name, t.namespace.c.id)
@@ -394,62 +391,7 @@ def namespace_ids(db: sa.Connection, names: Iterable[str] = ()) -> dict[str, int
     return {row.name: row.id for row in db.execute(statement)}
 
 
-def namespaces(db: sa.Connection) -> list[Any]:
-    """Return (name, memories, newest) of each namespace, the fullest first."""
-    n = sa.func.count(t.memory.c.id).label("n")
-    statement = (
-        sa.select(t.namespace.c.name, n, sa.func.max(t.memory.c.written_us).label("newest"))
-        .outerjoin(
-            t.memory,
-            sa.and_(t.memory.c.namespace_id == t.namespace.c.id, t.memory.c.ended_us.is_(None)),
-        )
-        .group_by(t.namespace.c.name)
-        .order_by(n.desc(), t.namespace.c.name)
-    )
-    return list(db.execute(statement))
-
-
-def totals(db: sa.Connection) -> dict[str, int]:
-    """Return how many rows there are of each sort."""
-    counts = {
-        "memories": sa.select(sa.func.count(t.memory.c.id)).where(t.memory.c.ended_us.is_(None)),
-        "versions": sa.select(sa.func.count(t.memory.c.id)),
-        "forgotten": sa.select(sa.func.count(t.memory.c.id)).where(t.memory.c.ended == "forgotten"),
-        "parts": sa.select(sa.func.count(t.part.c.id)),
-        "links": sa.select(sa.func.count()).select_from(t.link),
-    }
-    return {name: int(db.scalar(statement) or 0) for name, statement in counts.items()}
-
-
-def vector_counts(db: sa.Connection) -> dict[str, int]:
-    """Return how many vectors there are of each embedder."""
-    statement = (
-        sa.select(t.embedder.c.name, sa.func.count(t.vector.c.part_id))
-        .outerjoin(t.vector, t.vector.c.embedder_id == t.embedder.c.id)
-        .group_by(t.embedder.c.name)
-    )
-    return {name: int(n) for name, n in db.execute(statement)}
-
-
-def label_counts(
-    db: sa.Connection, kind: str, namespaces: Sequence[str], limit: int
-) -> list[tuple[str, int]]:
-    """Return the labels of KIND that are used most, with how often."""
-    n = sa.func.count().label("n")
-    statement = (
-        sa.select(t.label.c.value, n)
-        .join(t.memory, t.memory.c.id == t.label.c.memory_id)
-        .join(t.namespace, t.namespace.c.id == t.memory.c.namespace_id)
-        .where(t.label.c.kind == kind, t.memory.c.ended_us.is_(None))
-        .group_by(t.label.c.value)
-        .order_by(n.desc(), t.label.c.value)
-        .limit(limit)
-    )
-    if namespaces:
-        statement = statement.where(t.namespace.c.name.in_(namespaces))
-    return [(value, int(n)) for value, n in db.execute(statement)]
-
-
-def _chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Give VALUES in stretches that fit into one `IN (...)`."""
     for start in range(0, len(values), CHUNK):
         yield values[start : start + CHUNK]

@@ -1,7 +1,8 @@
 """The MCP surface of memory. A tool parses, calls `Memory` once, and returns a value."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from mcp.server import MCPServer
@@ -22,15 +23,18 @@ from arsenale_core.surface import (
 )
 from arsenale_memory.answers import Changes
 from arsenale_memory.models import (
+    CheckpointReport,
     Detail,
     MaintainReport,
     NewMemory,
     ReadReport,
     RecallReport,
     RememberReport,
+    RestoreReport,
     RevisedMemory,
 )
-from arsenale_memory.opening import open_services
+from arsenale_memory.opening import Services, open_services
+from arsenale_memory.personas import Personas
 from arsenale_memory.record import Mode, Source
 from arsenale_memory.service import Memory, Query
 
@@ -40,9 +44,31 @@ projects, preferences or past work; call `remember` when you learn something tha
 decisions and why, preferences, facts, what was tried. One fact a memory, with names and dates.
 When something is no longer so, `remember` the new with `supersedes`, or `revise` the old."""
 
+RECALL_FIRST = """\
+Before you begin: call `recall` with the people, projects and names in this task, then once more
+with what could be known about how to do it. Say in a line what you found. Then do the task.
 
-async def _memory(ctx: Context[Memory]) -> Memory:
-    return ctx.request_context.lifespan_context
+Task: {task}"""
+
+WRAP_UP = """\
+This session is about to end. Go through it and call `remember` once with all that is worth
+knowing next time: decisions and why, preferences the user showed, facts about the project, what
+failed and how it was mended; one fact each, with names and dates, nothing that is in the code
+anyway. Revise what proved wrong. Then call `checkpoint_memory` with the decisions and a summary of
+two sentences."""
+
+
+async def _memory(ctx: Context[Services]) -> Memory:
+    return ctx.request_context.lifespan_context.memory
+
+
+async def _personas(ctx: Context[Services]) -> Personas:
+    return ctx.request_context.lifespan_context.personas
+
+
+async def _project() -> Path | None:
+    peer = PEER.get()
+    return Path(peer.project) if peer and peer.project else None
 
 
 async def _source() -> Source:
@@ -50,7 +76,7 @@ async def _source() -> Source:
     return Source(via="tool", session=peer.session if peer else None)
 
 
-async def _progress(ctx: Context[Memory]) -> Callable[[int, int], Awaitable[None]]:
+async def _progress(ctx: Context[Services]) -> Callable[[int, int], Awaitable[None]]:
     async def told(done: int, total: int) -> None:
         await ctx.report_progress(done, total)
 
@@ -58,6 +84,8 @@ async def _progress(ctx: Context[Memory]) -> Callable[[int, int], Awaitable[None
 
 
 MemoryDep: TypeAlias = Annotated[Memory, Resolve(_memory)]
+PersonasDep: TypeAlias = Annotated[Personas, Resolve(_personas)]
+ProjectDep: TypeAlias = Annotated[Path | None, Resolve(_project)]
 SourceDep: TypeAlias = Annotated[Source, Resolve(_source)]
 ProgressDep: TypeAlias = Annotated[Callable[[int, int], Awaitable[None]], Resolve(_progress)]
 Namespace: TypeAlias = Annotated[
@@ -67,6 +95,8 @@ Moment: TypeAlias = Annotated[
     str | None, Field(max_length=40, description="2026-11-20, 7d, today, ISO 8601")
 ]
 Names: TypeAlias = Annotated[list[str] | None, Field(max_length=50)]
+Texts: TypeAlias = Annotated[list[str] | None, Field(max_length=100)]
+Persona: TypeAlias = Annotated[str, Field(min_length=1, max_length=60)]
 Ids: TypeAlias = Annotated[list[str] | None, Field(max_length=50)]
 
 
@@ -167,6 +197,47 @@ async def revise(
     )
 
 
+async def checkpoint_memory(
+    personas: PersonasDep,
+    project: ProjectDep,
+    source: SourceDep,
+    decisions: Texts = None,
+    conversations: Texts = None,
+    relationships: Annotated[dict[str, str] | None, Field(max_length=50)] = None,
+    reason: Annotated[str, Field(max_length=200)] = "asked for",
+    persona: Persona = "default",
+) -> CheckpointReport:
+    """Take a snapshot of who you are and what you know; returns tomorrow's briefing.
+
+    `decisions` and `conversations` (a summary each) become memories, `relationships` (who: what)
+    are merged. Nothing is stored twice.
+    """
+    return await personas.checkpoint(
+        persona,
+        project,
+        reason=reason,
+        decisions=decisions or (),
+        conversations=conversations or (),
+        relationships=relationships,
+        source=source,
+    )
+
+
+async def restore_identity(
+    date: Annotated[str, Field(max_length=40, description="2026-11-20 (its end), 7d, ISO 8601")],
+    personas: PersonasDep,
+    project: ProjectDep,
+    compare_with: Annotated[str | None, Field(max_length=40, description="Default: now.")] = None,
+    apply: Annotated[bool, Field(description="Really go back; a snapshot is taken first.")] = False,
+    persona: Persona = "default",
+) -> RestoreReport:
+    """How a persona stood on a date (global, project, local) and what differs from now.
+
+    With `apply` files and memories are put back exactly, and that is verified.
+    """
+    return await personas.restore(persona, project, date, compare_with=compare_with, apply=apply)
+
+
 async def maintain(
     memory: MemoryDep,
     progress: ProgressDep,
@@ -177,7 +248,7 @@ async def maintain(
 
 
 @asynccontextmanager
-async def open_memory(runtime: Runtime) -> AsyncGenerator[Memory]:
+async def open_memory(runtime: Runtime) -> AsyncGenerator[Services]:
     """Open the services with counters in the process's registry."""
     counter = Counter(
         "memory_operations",
@@ -188,19 +259,22 @@ async def open_memory(runtime: Runtime) -> AsyncGenerator[Memory]:
     try:
         async with open_services(
             runtime.settings, runtime.now, lambda name: counter.labels(name).inc()
-        ) as memory:
-            yield memory
+        ) as services:
+            yield services
     finally:
         runtime.registry.unregister(counter)
 
 
-def build(memory: Memory) -> MCPServer[Memory]:
-    """Return the server over an open MEMORY: its whole surface."""
-    mcp = surface("memory", memory, version="0.1.0", instructions=INSTRUCTIONS)
+def build(services: Services) -> MCPServer[Services]:
+    """Return the server over open SERVICES: its whole surface."""
+    mcp = surface("memory", services, version="0.1.0", instructions=INSTRUCTIONS)
+    memory, personas = services.memory, services.personas
     mcp.add_tool(tool(remember), annotations=WRITES)
     mcp.add_tool(tool(recall), annotations=READS)
     mcp.add_tool(tool(read), annotations=READS)
     mcp.add_tool(tool(revise), annotations=DESTROYS)
+    mcp.add_tool(tool(checkpoint_memory), annotations=WRITES)
+    mcp.add_tool(tool(restore_identity), annotations=DESTROYS)
     mcp.add_tool(tool(maintain), annotations=WRITES)
 
     @mcp.resource("memory://recent", mime_type="application/json")
@@ -217,8 +291,35 @@ def build(memory: Memory) -> MCPServer[Memory]:
         """Every namespace with how many memories it has."""
         return (await memory.stats()).model_dump_json(include={"namespaces"})
 
-    del recent, namespaces
+    @mcp.resource("memory://identity", mime_type="application/json")
+    @resource
+    async def identity() -> str:
+        """Who the default persona is, and where each value comes from."""
+        return (await personas.show("default", await _project())).model_dump_json()
+
+    @mcp.resource("memory://briefing", mime_type="text/markdown")
+    @resource
+    async def briefing() -> str:
+        """The morning briefing of the default persona."""
+        return await personas.briefing("default", await _project())
+
+    @mcp.prompt(name="recall-first")
+    def recall_first(task: str) -> str:
+        """Look up what is known before doing a task."""
+        return RECALL_FIRST.format(task=task)
+
+    @mcp.prompt(name="wrap-up-session")
+    def wrap_up_session() -> str:
+        """Keep what this session taught, and take a checkpoint."""
+        return WRAP_UP
+
+    del recent, namespaces, identity, briefing, recall_first, wrap_up_session
     return mcp
 
 
-SERVER = ServerSpec(name="memory", open=open_memory, build=build)
+async def answer(services: Services, event: Mapping[str, object]) -> str | None:
+    """Return what the assistant is to be told at a hook's EVENT, or nothing."""
+    return await services.injector.answer(event)
+
+
+SERVER = ServerSpec(name="memory", open=open_memory, build=build, answer=answer)

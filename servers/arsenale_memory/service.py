@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from anyio import to_thread
 
 from arsenale_core.errors import InvalidError, NotFoundError
-from arsenale_memory import answers, moments, reading
+from arsenale_memory import answers, counting, moments, reading
 from arsenale_memory.answers import Changes
 from arsenale_memory.models import (
     Detail,
@@ -117,11 +117,15 @@ class Memory:
             for k in kept
         ]  # fmt: skip
         rows = sorted(rows + failed, key=lambda row: row.index)
+        if len(rows) > answers.MANY_ITEMS:  # what went well is a number
+            told = [row for row in rows if row.status == "failed"][: answers.MANY_ITEMS]
+        else:
+            told = rows
         return RememberReport(
             stored=sum(row.status == "stored" for row in rows),
             duplicates=sum(row.status in ("duplicate", "echo") for row in rows),
             failed=len(failed),
-            items=rows,
+            items=told,
             hint=answers.remember_hint(rows),
         )
 
@@ -148,7 +152,7 @@ class Memory:
         rows = [answers.found(hit, version, detail, several) for hit, version in hits]
         shown = answers.within(rows[:limit], budget_tokens)
         self.knowledge().mark_recalled([version.uid for _, version in hits[: len(shown)]])
-        searched = await to_thread.run_sync(self._count, wanted)
+        searched = await to_thread.run_sync(self.count, wanted)
         hint = None if with_vectors or mode == "keyword" else NO_VECTORS_HINT
         if not rows:
             hint = NOTHING_HINT if searched else await to_thread.run_sync(self._empty_hint)
@@ -357,13 +361,14 @@ class Memory:
             hint=hint,
         )
 
-    def _count(self, wanted: Filter) -> int:
+    def count(self, wanted: Filter) -> int:
+        """Return how many memories fit WANTED."""
         with self.store.reading() as db:
             return reading.count(db, wanted)
 
     def _empty_hint(self) -> str:
         with self.store.reading() as db:
-            spaces = [row for row in reading.namespaces(db) if row.n]
+            spaces = [row for row in counting.namespaces(db) if row.n]
         if not spaces:
             return EMPTY_HINT
         names = ", ".join(f"{row.name} ({row.n})" for row in spaces[:5])
@@ -372,10 +377,10 @@ class Memory:
     def _stats(self) -> Stats:
         embedder = self.knowledge().embedder.id
         with self.store.reading() as db:
-            totals = reading.totals(db)
-            vectors = reading.vector_counts(db)
-            rows = reading.namespaces(db)
-            tags = reading.label_counts(db, "tag", (), 10)
+            totals = counting.totals(db)
+            vectors = counting.vector_counts(db)
+            rows = counting.namespaces(db)
+            tags = counting.label_counts(db, "tag", (), 10)
         mine = vectors.pop(embedder, 0)
         return Stats(
             **totals,

@@ -1,8 +1,9 @@
 """Memories in one database: append-only versions, their parts for the index, their vectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -172,6 +173,68 @@ class MemoryStore(Store):
             gone = db.execute(sa.delete(t.vector).where(t.vector.c.embedder_id == found)).rowcount
             db.execute(sa.delete(t.embedder).where(t.embedder.c.id == found))
             return gone
+
+    def add_injection(self, row: dict[str, Any]) -> None:
+        """Record what was injected and what it cost."""
+        with self.writing() as db:
+            db.execute(sa.insert(t.injection).values(**row))
+
+    def add_checkpoint(
+        self, persona: str, sha: str, at_us: int, reason: str, previous: str | None
+    ) -> None:
+        """Record that the snapshot SHA of PERSONA is whole."""
+        row = {"persona": persona, "sha": sha, "at_us": at_us, "reason": reason}
+        with self.writing() as db:
+            db.execute(sa.insert(t.checkpoint).values(**row, previous=previous))
+
+    def restore(
+        self, namespace: str, rows: Iterable[dict[str, Any]], links: Sequence[dict[str, Any]]
+    ) -> int:
+        """Put ROWS (`dumping.dumped`) and LINKS in the place of all that NAMESPACE holds.
+
+        One transaction: the namespace is as it was before, or wholly as ROWS say. Rows keep their
+        ids where these are free, so that ties are broken as before.
+
+        Returns:
+            How many versions there are now.
+        """
+        with self.writing() as db:
+            self._one_writer(db)
+            space = self.namespace_id(db, namespace, 0)
+            old = db.scalars(sa.select(t.memory.c.id).where(t.memory.c.namespace_id == space))
+            self.drop(db, [(space, id) for id in old])
+            count = 0
+            for row in rows:
+                self._restore_one(db, space, row)
+                count += 1
+            for link in links:
+                statement = self._insert(t.link).values(**link)
+                db.execute(statement.on_conflict_do_nothing())
+            return count
+
+    def _restore_one(self, db: sa.Connection, space: int, row: dict[str, Any]) -> None:
+        memory: dict[str, Any] = {**row["memory"], "namespace_id": space}
+        memory["sha"] = bytes.fromhex(memory["sha"])
+        memory["id"] = self._free_id(db, t.memory, memory["id"], "memory")
+        db.execute(sa.insert(t.memory).values(**memory))
+        version = codec.version(SimpleNamespace(**memory), "")
+        self.put_labels(db, memory["id"], version)
+        word = t.current(space) if version.ended_us is None else t.past(space)
+        for part in row["parts"]:
+            fresh = {k: v for k, v in part.items() if k != "vectors"}
+            fresh |= {"memory_id": memory["id"], "namespace_id": space, "space": word}
+            fresh["id"] = self._free_id(db, t.part, fresh["id"], "part")
+            self.put_parts(db, [fresh])
+            for name, data in part["vectors"].items():
+                embedder_id = self.embedder_id(db, name, len(data) // 2)
+                self.put_vectors(db, embedder_id, [(fresh["id"], data)])
+        self.touch(db, [(space, memory["id"])])
+
+    def _free_id(self, db: sa.Connection, table: sa.Table, id: int, name: str) -> int:
+        """Return ID where it is known and free, else a new one."""
+        following = db.scalar(sa.select(t.sequence.c.next).where(t.sequence.c.name == name)) or 0
+        taken = db.scalar(sa.select(table.c.id).where(table.c.id == id))
+        return id if id < following and taken is None else self.take(db, name, 1)
 
     def rebuild_full_text(self) -> None:
         """Make the full-text index anew from the rows."""

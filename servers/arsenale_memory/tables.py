@@ -29,6 +29,7 @@ vector = _table("vector", "embedder_id", "part_id", "data")
 link = _table("link", "source", "target", "kind", "score", "at_us")
 change = _table("change", "seq", "namespace_id", "memory_id")
 sequence = _table("sequence", "name", "next")
+checkpoint = _table("checkpoint", "sha", "persona", "at_us", "reason", "previous")
 injection = _table(
     "injection", "id", "at_us", "session", "event", "namespace", "query_sha", "uids", "tokens",
     "ms",
@@ -128,6 +129,9 @@ MIGRATIONS: tuple[tuple[str | Only, ...], ...] = (
         "CREATE INDEX link_target ON link (target)",
         "CREATE TABLE change (seq BIGINT PRIMARY KEY, namespace_id BIGINT NOT NULL,"
         " memory_id BIGINT NOT NULL)",
+        "CREATE TABLE checkpoint (sha TEXT NOT NULL, persona TEXT NOT NULL,"
+        " at_us BIGINT NOT NULL, reason TEXT NOT NULL, previous TEXT,"
+        " PRIMARY KEY (persona, at_us))",
         "CREATE TABLE injection (id {id}, at_us BIGINT NOT NULL, session TEXT, event TEXT NOT NULL,"
         " namespace TEXT NOT NULL, query_sha {blob}, uids TEXT NOT NULL, tokens BIGINT NOT NULL,"
         " ms {real} NOT NULL)",

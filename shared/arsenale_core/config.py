@@ -93,6 +93,14 @@ class Settings(BaseSettings):
     memory_exact_max: int = Field(
         50_000, ge=0, description="Vectors in a namespace from which on chromadb indexes them."
     )
+    persona: str = Field("default", description="Who the assistant is when none is named.")
+    inject_identity: bool = Field(True, description="Tell a session who it is and what holds.")
+    inject_memories: bool = Field(True, description="Tell a prompt the memories that fit it.")
+    inject_checkpoints: bool = Field(True, description="Checkpoint before compaction and at end.")
+    inject_max_tokens: int = Field(600, gt=0, description="Most tokens of memories for a prompt.")
+    inject_min_relevance: float = Field(
+        0.5, ge=0, le=1, description="Least relevance of a memory that is told unasked."
+    )
     chroma_url: str | None = Field(
         None, description="A Chroma server; without it chromadb keeps a private folder."
     )

@@ -33,7 +33,11 @@ EVENTS: dict[Style, tuple[str, ...]] = {
 """Which events of each host are logged. Cursor's events about one tool (`afterFileEdit`, ...) are
 left out: its general ones tell of the same calls."""
 
-OUR_HOOKS = ("log_event.sh", "log_event.py", "tracking_id.py")
+INJECTS = {"sessionstart": 6, "userpromptsubmit": 2, "precompact": 2, "sessionend": 2}
+"""Events at which the assistant is told something or a checkpoint is taken, and how long the host
+lets that take, seconds; the hook itself gives up after 4 s at a start, after 0.3 s otherwise."""
+
+OUR_HOOKS = ("log_event.sh", "log_event.py", "tracking_id.py", "inject.py")
 OUR_RELAY = "arsenale_relay"
 
 
@@ -50,6 +54,7 @@ class Install:
         default_home: The home that is used where none is named.
         servers: The servers to connect.
         tracking: Whether PreToolUse is answered with a tracking id.
+        inject: Whether sessions and prompts are told what memory knows.
         timeout_s: How long a host lets a hook run: it needs a millisecond, and a stuck disk must
             not block the session.
     """
@@ -62,6 +67,7 @@ class Install:
     default_home: Path
     servers: tuple[str, ...]
     tracking: bool = False
+    inject: bool = True
     timeout_s: int = 2
 
 
@@ -100,6 +106,8 @@ def hook_entries(install: Install, style: Style) -> dict[str, list[Json]]:
         handlers = [_handler(install, style, event)]
         if install.tracking and event.lower() == "pretooluse":
             handlers.append(_tracking(install, style))
+        if install.inject and style != "cursor" and event.lower() in INJECTS:
+            handlers.append(_injection(install, style, event))
         if style in ("cursor", "vscode"):
             entries[event] = handlers
         else:
@@ -132,6 +140,16 @@ def _handler(install: Install, style: Style, event: str) -> Json:
         "type": "command", "command": command[0], "args": command[1:], "timeout": install.timeout_s,
     }  # fmt: skip
     return handler if event in WAITED_FOR else {**handler, "async": True}
+
+
+def _injection(install: Install, style: Style, event: str) -> Json:
+    script = install.hook.with_name("inject.py")
+    relay_folder = install.relay.parent.parent
+    words = [install.python, "-I", "-S", str(script), str(relay_folder), str(install.home)]
+    timeout_s = INJECTS[event.lower()]
+    if style == "claude":
+        return {"type": "command", "command": words[0], "args": words[1:], "timeout": timeout_s}
+    return {"type": "command", "command": shlex.join(words), "timeout": timeout_s}
 
 
 def _tracking(install: Install, style: Style) -> Json:

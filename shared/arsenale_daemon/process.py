@@ -4,9 +4,10 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -34,6 +35,9 @@ HELLO_TIMEOUT_S = 10.0
 
 HTTP_AFTER_S = 0.1
 """How long after the socket HTTP is opened."""
+
+HOOK_S = 3.5
+"""How long the servers may think about a hook's event; the hook gives up earlier for a prompt."""
 
 FINISH_S = 5.0
 """How long running requests may take after the daemon was asked to end."""
@@ -68,6 +72,7 @@ class Daemon:
         self._runtime = Runtime(settings=settings)
         self._calls = CallMetrics(self._runtime.registry)
         self._surfaces: dict[str, MCPServer[Any]] = {}
+        self._answers: dict[str, Callable[[Mapping[str, object]], Awaitable[str | None]]] = {}
         self._failed: dict[str, str] = {}
         self._tasks: TaskGroup | None = None
         self._mending = anyio.Lock()
@@ -122,6 +127,8 @@ class Daemon:
             spec: ServerSpec = discovery.load(name)
             async with spec.open(self._runtime) as service:
                 self._surfaces[name] = spec.mount(service, self._runtime, self._calls)
+                if spec.answer is not None:
+                    self._answers[name] = partial(spec.answer, service)
                 task_status.started()
                 started = True
                 await self._servers_end.wait()
@@ -129,6 +136,7 @@ class Daemon:
             expected = isinstance(exc, ArsenaleError)
             self._failed[name] = str(exc) if expected else f"it crashed ({type(exc).__name__})"
             self._surfaces.pop(name, None)
+            self._answers.pop(name, None)
             self._log.error("server failed", server=name, exc_info=not expected, reason=str(exc))
             if not started:
                 task_status.started()
@@ -145,7 +153,9 @@ class Daemon:
             try:
                 with anyio.fail_after(HELLO_TIMEOUT_S):
                     hello = _hello(await anext(lines, b"{}"))
-                if "control" in hello:
+                if "hook" in hello:
+                    await stream.send(_line({"context": await self._hook(hello["hook"])}))
+                elif "control" in hello:
                     await stream.send(_line(await self._control(str(hello["control"]))))
                 else:
                     await self._serve_safely(stream, hello, lines)
@@ -214,6 +224,26 @@ class Daemon:
             return f"server {name} is not running: {self._failed[name]}"
         known = ", ".join(sorted(self._surfaces)) or "none"
         return f"no server {name!r} is installed: there are {known}"
+
+    async def _hook(self, event: object) -> str | None:
+        """Ask every server what the assistant is to be told at EVENT; who breaks says nothing."""
+        told: dict[str, str] = {}
+
+        async def one(name: str) -> None:
+            try:
+                answer = await self._answers[name](cast("Mapping[str, object]", event))
+            except Exception as exc:  # noqa: BLE001  # a hook fails open
+                self._log.warning("no answer to a hook", server=name, reason=str(exc))
+            else:
+                if answer:
+                    told[name] = answer
+
+        if isinstance(event, dict):
+            with anyio.move_on_after(HOOK_S):
+                async with anyio.create_task_group() as tasks:
+                    for name in self._answers:
+                        tasks.start_soon(one, name)
+        return "\n\n".join(told[name] for name in sorted(told)) or None
 
     async def _control(self, command: str) -> dict[str, Any]:
         if command == "stop":

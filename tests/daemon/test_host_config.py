@@ -77,7 +77,14 @@ def test_another_timeout_renews_the_entries(tmp_path: Path) -> None:
     host_config.apply(planned(tmp_path))
     host_config.apply(planned(tmp_path, what=install(timeout_s=7)))
     text = (tmp_path / ".claude" / "settings.local.json").read_text(encoding="utf-8")
-    assert (text.count('"timeout": 7'), text.count('"timeout": 2')) == (11, 0)
+    assert text.count('"timeout": 7') == 11
+    assert text.count("inject.py") == 4
+
+
+def test_what_is_told_to_the_assistant_can_be_left_out(tmp_path: Path) -> None:
+    host_config.apply(planned(tmp_path, what=install(inject=False)))
+    text = (tmp_path / ".claude" / "settings.local.json").read_text(encoding="utf-8")
+    assert "inject.py" not in text
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arsenale_daemon.host_entries import EVENTS, TOOL_EVENTS
+from arsenale_daemon.host_entries import EVENTS, INJECTS, TOOL_EVENTS
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 SHELLS = {
@@ -110,7 +110,8 @@ def test_the_plugin_logs_the_events_that_init_installs() -> None:
     hooks = json.loads((HOOKS / "hooks.json").read_text(encoding="utf-8"))["hooks"]
     assert set(hooks) == set(EVENTS["claude"])
     for event, [group] in hooks.items():
-        [handler] = group["hooks"]
+        handler, *others = group["hooks"]
+        assert len(others) == (event.lower() in INJECTS)
         script = handler["args"][0].replace("${CLAUDE_PLUGIN_ROOT}", str(HOOKS.parent))
         assert Path(script).is_file()
         assert handler["timeout"] <= 5

@@ -13,6 +13,7 @@ from arsenale_core.config import Settings
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import Runtime
 from arsenale_memory import tables
+from arsenale_memory.opening import Services
 from arsenale_memory.record import Entry, Labels, Part, Source, Version
 from arsenale_memory.server import SERVER
 from arsenale_memory.service import Memory
@@ -52,29 +53,33 @@ def environment_of(where: Path | str, tmp_path: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def opened(environment: dict[str, str], **more: Any) -> AsyncGenerator[tuple[Memory, Client]]:
+async def opened(
+    environment: dict[str, str], **more: Any
+) -> AsyncGenerator[tuple[Services, Client]]:
     """Open the memory server of ENVIRONMENT in this process, and a client of it."""
     runtime = Runtime(settings=Settings.read(environment), **more)
-    async with SERVER.open(runtime) as memory:
-        surface = SERVER.mount(memory, runtime, CallMetrics(CollectorRegistry()))
+    async with SERVER.open(runtime) as services:
+        surface = SERVER.mount(services, runtime, CallMetrics(CollectorRegistry()))
         async with Client(surface, raise_exceptions=True) as client:
-            yield memory, client
+            yield services, client
 
 
 @pytest.fixture
-async def memory_and_client(environment_of: dict[str, str]) -> AsyncIterator[tuple[Memory, Client]]:
+async def services_and_client(
+    environment_of: dict[str, str],
+) -> AsyncIterator[tuple[Services, Client]]:
     async with opened(environment_of) as both:
         yield both
 
 
 @pytest.fixture
-def memory(memory_and_client: tuple[Memory, Client]) -> Memory:
-    return memory_and_client[0]
+def memory(services_and_client: tuple[Services, Client]) -> Memory:
+    return services_and_client[0].memory
 
 
 @pytest.fixture
-def client(memory_and_client: tuple[Memory, Client]) -> Client:
-    return memory_and_client[1]
+def client(services_and_client: tuple[Services, Client]) -> Client:
+    return services_and_client[1]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from arsenale_core.errors import ConflictError, NotFoundError
-from arsenale_memory import reading, words
+from arsenale_memory import counting, reading, words
 from arsenale_memory.record import Entry, Filter, Labels, Version
 from arsenale_memory.store import MemoryStore
 
@@ -161,7 +161,7 @@ def test_vectors_belong_to_an_embedder_and_what_lacks_one_is_pending(
     store.add_vectors("e", 2, [(2, vector[0].astype("<f2").tobytes()), (99, b"\0\0\0\0")])
     with store.reading() as db:
         assert reading.pending(db, "e", 10) == []
-        assert reading.vector_counts(db) == {"e": 2}
+        assert counting.vector_counts(db) == {"e": 2}
     assert store.forget_vectors("e") == 2
 
 

@@ -1,9 +1,14 @@
 """Identities from Jinja templates, in a sandbox: a template may come from anywhere.
 
-It sees the variables it is given and nothing else; it cannot reach into objects, and what it makes
-is bounded in size and in work.
+It sees the variables it is given and nothing else and cannot reach into objects. As no sandbox of
+the language bounds what a single filter allocates or an empty loop costs, a template runs in a
+process of its own with limits on time and memory.
 """
 
+import json
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,39 @@ def names(folders: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
+CPU_S, WALL_S, MEMORY_BYTES = 2, 10, 512 * 2**20
+"""What the process of a template may use."""
+
+
+def render_apart(name: str, context: Mapping[str, Any], folders: Sequence[Path]) -> str:
+    """Return what `render` returns, from a process that is ended when it takes too much.
+
+    Raises:
+        NotFoundError: No folder has the template.
+        InvalidError: It is wrong, or takes too much.
+    """
+    request = {"name": name, "context": context, "folders": [str(folder) for folder in folders]}
+    command = [sys.executable, "-P", "-m", "arsenale_memory.templating"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request).encode(), capture_output=True, check=False,
+            timeout=WALL_S,
+        )  # fmt: skip
+        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+    except (subprocess.TimeoutExpired, ValueError):
+        answer = {}
+    if "text" in answer:
+        return str(answer["text"])
+    if answer.get("kind") == "NotFoundError":
+        raise NotFoundError("template", name, hint=str(answer["hint"]))
+    if "what" in answer:
+        raise InvalidError(str(answer["what"]), hint=str(answer["hint"]))
+    raise InvalidError(
+        f"the template {name} takes more than {CPU_S} s or {MEMORY_BYTES // 2**20} MiB",
+        hint="simplify it",
+    )
+
+
 def render(name: str, context: Mapping[str, Any], folders: Sequence[Path]) -> str:
     """Return the template NAME, of the first of FOLDERS that has it, filled with CONTEXT.
 
@@ -43,12 +81,12 @@ def render(name: str, context: Mapping[str, Any], folders: Sequence[Path]) -> st
     environment = _Sandbox(
         loader=FileSystemLoader([str(folder) for folder in folders]),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701  # Markdown, not HTML
+        autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals.clear()
-    environment.globals["range"] = _short_range
+    environment.globals["range"] = _short_range  # pyright: ignore[reportArgumentType]
     try:
         template = environment.get_template(name + SUFFIX)
         text = "".join(_bounded(template.generate(**context), name))
@@ -108,3 +146,22 @@ def _tidy(text: str) -> str:
         if line or (lines and lines[-1]):
             lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Render what stdin asks for, within limits; the answer is JSON on stdout."""
+    request = json.loads(sys.stdin.buffer.read())
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    folders = [Path(folder) for folder in request["folders"]]
+    try:
+        answer = {"text": render(request["name"], request["context"], folders)}
+    except (InvalidError, NotFoundError) as exc:
+        answer = {"kind": type(exc).__name__, "what": exc.what, "hint": exc.hint}
+    except MemoryError:
+        answer = {}
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

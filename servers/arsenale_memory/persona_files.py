@@ -1,0 +1,191 @@
+"""A persona's folder: who it is by its levels, and the files that are rendered into it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+
+from arsenale_core.errors import ConflictError, InvalidError
+from arsenale_memory import (
+    answers,
+    briefing,
+    dumping,
+    levels,
+    managed,
+    moments,
+    reading,
+    templating,
+)
+from arsenale_memory.briefing import Known
+from arsenale_memory.levels import Identity
+from arsenale_memory.objects import Objects
+from arsenale_memory.record import Filter
+from arsenale_memory.service import Memory
+
+if TYPE_CHECKING:
+    from arsenale_memory.record import Version
+
+_PERSONA = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,60}")
+
+TODAY = 8
+CORE = 8
+"""So many memories of a sort are shown."""
+
+
+@dataclass(slots=True, eq=False)
+class PersonaFiles:
+    """The folders of the personas of one home.
+
+    Attributes:
+        folder: `ARSENALE_HOME/identities`, a folder for each persona.
+        templates: Where templates are looked for, the user's folder first.
+    """
+
+    memory: Memory
+    folder: Path
+    objects: Objects
+    templates: Sequence[Path]
+    zone: tzinfo | None
+
+    def place(self, persona: str) -> Path:
+        """Return the folder of PERSONA.
+
+        Raises:
+            InvalidError: That is no name for one.
+        """
+        if not _PERSONA.fullmatch(persona):
+            raise InvalidError(f"{persona!r} is no name for a persona", hint="letters and digits")
+        return self.folder / persona
+
+    def identity(self, persona: str, project: Path | None) -> Identity:
+        """Return who PERSONA is in PROJECT, each value with the level that it comes from."""
+        found = levels.files(self.place(persona), project)
+        return levels.merge([(level, levels.read(path)) for level, path in found.items()])
+
+    def namespace(self, identity: Identity, persona: str) -> str:
+        """Return where PERSONA keeps its memories."""
+        own = self.memory.namespace if persona == "default" else persona
+        return answers.namespace_name(identity.text("namespace", own))
+
+    async def render(self, persona: str, project: Path | None, *, force: bool = False) -> list[str]:
+        """Write the rendered identity into the persona's files; return what was written.
+
+        Only our blocks are written: what the user wrote around them stays.
+        """
+        return await to_thread.run_sync(self.render_now, persona, project, force)
+
+    def known(self, identity: Identity, persona: str) -> Known:
+        """Return what a briefing of PERSONA draws on."""
+        names = (self.namespace(identity, persona),)
+        with self.memory.store.reading() as db:
+
+            def newest(limit: int, by: str = "written", **wanted: Any) -> "list[Version]":
+                return reading.listed(db, Filter(namespaces=names, **wanted), limit=limit, by=by)
+
+            last = dumping.checkpoints(db, persona, limit=1)
+            return Known(
+                core=newest(CORE, by="importance", min_importance=0.6),
+                decisions=newest(TODAY, kinds=("decision",)),
+                recent=newest(TODAY),
+                last_checkpoint_us=last[0].at_us if last else None,
+            )
+
+    def render_now(self, persona: str, project: Path | None, force: bool) -> list[str]:
+        """Do what `render` does, in this thread."""
+        folder = self.place(persona)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        identity = self.identity(persona, project)
+        known = self.known(identity, persona)
+        today = moments.day(self.memory.now_us, self.zone)
+        context = {
+            "name": identity.text("name", persona),
+            "persona_class": identity.text("class", ""),
+            "language": identity.text("language", ""),
+            "rules": identity.items("rules"),
+            "core_memories": [str(text) for text in identity.items("core_memories")],
+            "projects": [str(text) for text in identity.items("projects")],
+            "facts": dict(identity.values.get("facts", {})),
+            "today": {"date": today, "memories": [v.content[:300] for v in known.recent]},
+            "decisions": [v.content[:300] for v in known.decisions],
+        }
+        name = identity.text("template", "assistant")
+        text = templating.render_apart(name, context, self.templates)
+        brief = self.brief(identity, persona, known)
+        written = [
+            _write_block(folder / "CLAUDE.md", "identity", text, force),
+            _write_block(folder / "CLAUDE.local.md", "briefing", brief, force),
+            _write_new(folder / "relationships.json", "{}\n"),
+            _write_new(folder / "knowledge_base.json", '{"facts": []}\n'),
+            _write_new(folder / ".mcp" / "servers.json", '{"mcpServers": {}}\n'),
+        ]
+        return [path.name for path in written if path is not None]
+
+    def brief(self, identity: Identity, persona: str, known: Known) -> str:
+        """Return the briefing for a file: without what changes at every checkpoint."""
+        timeless = replace(known, last_checkpoint_us=None)
+        return briefing.briefing(identity, persona, timeless, self.memory.now_us)
+
+    def note(self, persona: str, decisions: Sequence[str], conversations: Sequence[str]) -> None:
+        """Write what a checkpoint was given as a page of the day, for people to read."""
+        now_us = self.memory.now_us
+        folder = self.place(persona) / "memories" / moments.day(now_us, self.zone)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lines = [f"# {moments.iso(now_us)}"]
+        for title, texts in (("Decisions", decisions), ("Conversations", conversations)):
+            if texts:
+                lines += ["", f"## {title}", "", *(f"- {' '.join(t.split())}" for t in texts)]
+        name = moments.iso(now_us)[11:19].replace(":", "")
+        replace_file(folder / f"{name}-{now_us % 1_000_000:06d}.md", "\n".join(lines) + "\n")
+
+    def relate(self, persona: str, relationships: Mapping[str, str]) -> None:
+        """Merge RELATIONSHIPS (who: what) into those of PERSONA."""
+        path = self.place(persona) / "relationships.json"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        known = json_object(path)
+        known.update(relationships)
+        replace_file(path, json.dumps(known, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the file PATH; an empty one when it is not there."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as exc:
+        raise InvalidError(f"{path} is no JSON ({exc})", hint="mend or move it") from exc
+    if not isinstance(said, dict):
+        raise InvalidError(f"{path} is no JSON object", hint="mend or move it")
+    return said  # pyright: ignore[reportUnknownVariableType]
+
+
+def _write_block(path: Path, name: str, body: str, force: bool) -> Path | None:
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        after = managed.put(before, name, body, force=force)
+    except ConflictError:
+        return None  # the user has changed it by hand: it is theirs
+    if after == before:
+        return None
+    replace_file(path, after)
+    return path
+
+
+def _write_new(path: Path, text: str) -> Path | None:
+    if path.exists():
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replace_file(path, text)
+    return path
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write TEXT into PATH: whole, or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)

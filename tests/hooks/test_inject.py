@@ -1,0 +1,140 @@
+"""The hook that tells the assistant what memory knows: real daemon, real memory, real processes."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arsenale_relay import endpoint
+
+INJECT = Path(__file__).parents[2] / "hooks" / "inject.py"
+
+Ask = Callable[..., tuple[str, float]]
+
+
+@pytest.fixture
+def ask(environment: dict[str, str]) -> Ask:
+    """Give an event to the hook; return what the assistant is told, and how long it took."""
+
+    def run(event: dict[str, Any] | bytes) -> tuple[str, float]:
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(INJECT)],
+            input=event if isinstance(event, bytes) else json.dumps(event).encode(),
+            env=environment, capture_output=True, check=False, timeout=20,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, b"")
+        if not done.stdout:
+            return "", time.monotonic() - begun
+        said = json.loads(done.stdout)["hookSpecificOutput"]
+        assert isinstance(event, dict)
+        assert said["hookEventName"] == event["hook_event_name"]
+        return str(said["additionalContext"]), time.monotonic() - begun
+
+    return run
+
+
+def prompt(text: str, session: str = "s") -> dict[str, Any]:
+    return {"hook_event_name": "UserPromptSubmit", "session_id": session, "prompt": text}
+
+
+def start(source: str = "startup") -> dict[str, Any]:
+    return {"hook_event_name": "SessionStart", "session_id": "s", "source": source}
+
+
+@pytest.fixture
+def known(raw_host: Any) -> Callable[..., None]:
+    """Let memory know some sentences, through a relay."""
+
+    def remember(*sentences: str) -> None:
+        host = raw_host("memory")
+        host.shake_hands()
+        answer = host.call(1, "remember", memories=[{"content": text} for text in sentences])
+        assert not answer["result"].get("isError"), answer
+        host.close()
+
+    return remember
+
+
+def test_without_a_daemon_a_prompt_goes_on_at_once_and_untold(ask: Ask, home: Path) -> None:
+    told, took_s = ask(prompt("which database does the inventory service use?"))
+    assert (told, took_s < 2) == ("", True)
+    assert not (home / "run").exists()
+
+
+def test_a_fresh_install_says_nothing_but_starts_the_daemon(ask: Ask, home: Path) -> None:
+    assert ask(start())[0] == ""
+    assert (home / "run" / "daemon.json").exists()
+
+
+def test_a_prompt_is_told_what_fits_it_once_a_session_and_nothing_else(
+    ask: Ask, known: Callable[..., None]
+) -> None:
+    known("The inventory service uses PostgreSQL as its database.", "Anna likes green tea.")
+    question = prompt("which database does the inventory service use?")
+    told, _ = ask(question)
+    assert "PostgreSQL" in told
+    assert "tea" not in told
+    assert told.startswith("<recalled-memories>")
+    assert ask(question)[0] == ""
+    assert "PostgreSQL" in ask({**question, "session_id": "other"})[0]
+    assert ask(prompt("write a haiku about rain in spring"))[0] == ""
+    assert ask(prompt("yes"))[0] == ""
+
+
+def test_a_session_learns_who_it_is_and_again_shortly_after_compaction(
+    ask: Ask, home: Path, known: Callable[..., None]
+) -> None:
+    folder = home / "identities" / "default"
+    folder.mkdir(parents=True)
+    toml = 'name = "Ada"\nclass = "a careful developer"\nrules = ["Run the tests."]\n'
+    (folder / "identity.toml").write_text(toml, encoding="utf-8")
+    known("We decided to always ship on Tuesdays because of the warehouse.")
+    told, _ = ask(start())
+    assert "You are Ada, a careful developer." in told
+    assert "# Briefing" in told
+    card, _ = ask(start("compact"))
+    assert "You are Ada" in card
+    assert "# Briefing" not in card
+    assert len(card) < 1_300
+
+
+def test_before_compaction_a_checkpoint_is_taken_in_the_background(
+    ask: Ask, home: Path, known: Callable[..., None]
+) -> None:
+    known("something worth keeping")
+    _, took_s = ask({"hook_event_name": "PreCompact", "session_id": "s"})
+    assert took_s < 2
+    deadline = time.monotonic() + 10
+    while not (home / "identities" / "default" / "CLAUDE.md").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("event", [b"", b"garbage", b"[]", b'{"hook_event_name": 3}', b"\xff"])
+def test_whatever_comes_the_session_goes_on(ask: Ask, event: bytes) -> None:
+    assert ask(event)[0] == ""
+
+
+def test_a_daemon_that_does_not_answer_holds_a_prompt_up_for_a_moment_only(
+    ask: Ask, home: Path
+) -> None:
+    endpoint.run_dir(str(home))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(endpoint.socket_path(str(home)))
+        listener.listen()
+        held: list[socket.socket] = []
+        thread = threading.Thread(target=lambda: held.append(listener.accept()[0]))
+        thread.start()
+        told, took_s = ask(prompt("which database does the inventory service use?"))
+        thread.join()
+        held[0].close()
+    assert told == ""
+    assert 0.25 < took_s < 1.5
