@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 HANDLE_CHARS = 12
 """An id is shown by its last characters: 48 random bits, for a third of the tokens."""
 
+LEAST_RELEVANCE, LEAST_SHARE = 0.15, 0.2
+"""A hit below both, of the best hit's words, is chance: there is always a nearest memory."""
+
 MANY_ITEMS = 30
 """From so many items on only the failed ones are told one by one."""
 
@@ -92,6 +95,12 @@ def found(hit: "Hit", version: Version, detail: Detail, several: bool) -> FoundM
         row.why = {name: round(value, 3) for name, value in hit.features.items() if value}
         row.why["score"] = round(hit.score, 3)
     return row
+
+
+def says_something(hit: "Hit") -> bool:
+    """Say whether a hit has to do with the question at all: by a word, near or in it, or meaning."""
+    near = max(hit.features["keywords"], hit.features["neighbours"])
+    return hit.relevance >= LEAST_RELEVANCE or near >= LEAST_SHARE
 
 
 def listed(version: Version, several: bool) -> FoundMemory:

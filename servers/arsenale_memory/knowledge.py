@@ -131,6 +131,20 @@ class Knowledge:
         ]
         return numbered, problems
 
+    async def keep_versions(self, versions: Sequence[Version]) -> list[Kept]:
+        """Store VERSIONS as they are, in order: an import of what was exported.
+
+        One that is there already, or whose id and number another one has, is a duplicate.
+        """
+        parts = [capture.parts(version.content) for version in versions]
+        vectors = await self._embed_parts(parts)
+        entries = [
+            Entry(version=version, parts=p, embedder=self.embedder.id, vectors=v)
+            for version, p, v in zip(versions, parts, vectors, strict=True)
+        ]
+        self.wake()
+        return await to_thread.run_sync(self.store.add_versions, entries)
+
     def _store_entries(self, entries: Sequence[Entry]) -> list[Kept]:
         echoes = self._echoes(entries)
         fresh = [i for i in range(len(entries)) if i not in echoes]

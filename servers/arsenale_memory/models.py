@@ -1,6 +1,6 @@
 """What the tools of memory take and answer. Moments are ISO 8601 in UTC; scores are 0..1."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -11,6 +11,12 @@ from pydantic import (
 )
 
 from arsenale_memory.record import Kind
+
+
+def kind_of(name: str) -> Kind:
+    """Return NAME when it is a kind of memory, else `note`."""
+    return cast("Kind", name) if name in get_args(Kind) else "note"
+
 
 Detail: TypeAlias = Literal["concise", "full"]
 

@@ -17,6 +17,7 @@ from arsenale_core.embedding.choice import open_embedder
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.tasks import background
 from arsenale_memory import reading
+from arsenale_memory.exchange import Exchange
 from arsenale_memory.injection import Injector, Switches
 from arsenale_memory.objects import Objects
 from arsenale_memory.personas import Personas
@@ -39,6 +40,7 @@ class Services:
     memory: Memory
     personas: Personas
     injector: Injector
+    exchange: Exchange
 
 
 @asynccontextmanager
@@ -96,7 +98,12 @@ async def open_services(
                     min_relevance=settings.inject_min_relevance,
                 ),
             )
-            yield Services(memory=memory, personas=personas, injector=injector)
+            yield Services(
+                memory=memory,
+                personas=personas,
+                injector=injector,
+                exchange=Exchange(memory=memory, home=settings.home),
+            )
 
 
 async def _look_after(memory: Memory, store: MemoryStore, embedder: Embedder) -> None:

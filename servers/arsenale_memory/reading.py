@@ -37,6 +37,17 @@ def history(db: sa.Connection, uid: str) -> list[Version]:
     return sorted(versions(db, uids=[uid]), key=lambda version: -version.number)
 
 
+def numbers(db: sa.Connection, uids: Sequence[str]) -> set[tuple[str, int]]:
+    """Return which versions (uid, number) there are of UIDS."""
+    found: set[tuple[str, int]] = set()
+    for chunk in chunks(uids):
+        rows = db.execute(
+            sa.select(t.memory.c.uid, t.memory.c.number).where(t.memory.c.uid.in_(chunk))
+        )
+        found |= {(row.uid, row.number) for row in rows}
+    return found
+
+
 def resolve(db: sa.Connection, handle: str) -> list[str]:
     """Return the uids that HANDLE may mean: a uid, or its last characters."""
     pattern = handle.lower().replace("%", "").replace("_", "")

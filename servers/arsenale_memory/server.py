@@ -22,10 +22,13 @@ from arsenale_core.surface import (
     tool,
 )
 from arsenale_memory.answers import Changes
+from arsenale_memory.exchange import Exchange
+from arsenale_memory.formats import Format
 from arsenale_memory.models import (
     CheckpointReport,
     Detail,
     MaintainReport,
+    Moved,
     NewMemory,
     ReadReport,
     RecallReport,
@@ -66,6 +69,17 @@ async def _personas(ctx: Context[Services]) -> Personas:
     return ctx.request_context.lifespan_context.personas
 
 
+async def _exchange(ctx: Context[Services]) -> Exchange:
+    return ctx.request_context.lifespan_context.exchange
+
+
+async def _roots(ctx: Context[Services]) -> list[Path]:
+    """Return where an assistant may read and write files through us."""
+    home = ctx.request_context.lifespan_context.exchange.home
+    project = await _project()
+    return [home / "exports", Path.home() / ".claude", *([project] if project else [])]
+
+
 async def _project() -> Path | None:
     peer = PEER.get()
     return Path(peer.project) if peer and peer.project else None
@@ -86,6 +100,8 @@ async def _progress(ctx: Context[Services]) -> Callable[[int, int], Awaitable[No
 MemoryDep: TypeAlias = Annotated[Memory, Resolve(_memory)]
 PersonasDep: TypeAlias = Annotated[Personas, Resolve(_personas)]
 ProjectDep: TypeAlias = Annotated[Path | None, Resolve(_project)]
+ExchangeDep: TypeAlias = Annotated[Exchange, Resolve(_exchange)]
+RootsDep: TypeAlias = Annotated[list[Path], Resolve(_roots)]
 SourceDep: TypeAlias = Annotated[Source, Resolve(_source)]
 ProgressDep: TypeAlias = Annotated[Callable[[int, int], Awaitable[None]], Resolve(_progress)]
 Namespace: TypeAlias = Annotated[
@@ -238,6 +254,34 @@ async def restore_identity(
     return await personas.restore(persona, project, date, compare_with=compare_with, apply=apply)
 
 
+async def exchange_memories(
+    exchange: ExchangeDep,
+    roots: RootsDep,
+    progress: ProgressDep,
+    action: Literal["import", "export"],
+    format: Annotated[
+        Format, Field(description="claude: its memory files and transcripts, import only")
+    ] = "jsonl",
+    path: Annotated[str | None, Field(max_length=2_000)] = None,
+    namespace: Namespace = None,
+    tags: Names = None,
+    since: Moment = None,
+) -> Moved:
+    """Import or export memories as files.
+
+    Forms: jsonl and markdown (a folder of notes), both lossless; graph, the JSONL of the reference
+    knowledge-graph server. Paths lie within the project, ~/.claude or Arsenale's exports.
+    """
+    return await exchange.move(
+        action,
+        format,
+        path,
+        Query(namespace=namespace, tags=tags or (), since=since),
+        roots=roots,
+        progress=progress,
+    )
+
+
 async def maintain(
     memory: MemoryDep,
     progress: ProgressDep,
@@ -275,6 +319,7 @@ def build(services: Services) -> MCPServer[Services]:
     mcp.add_tool(tool(revise), annotations=DESTROYS)
     mcp.add_tool(tool(checkpoint_memory), annotations=WRITES)
     mcp.add_tool(tool(restore_identity), annotations=DESTROYS)
+    mcp.add_tool(tool(exchange_memories), annotations=WRITES)
     mcp.add_tool(tool(maintain), annotations=WRITES)
 
     @mcp.resource("memory://recent", mime_type="application/json")

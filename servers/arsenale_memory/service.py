@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from arsenale_memory.capture import Draft
     from arsenale_memory.knowledge import Knowledge, Progress
 
-EMPTY_HINT = "No memories yet: keep some with `remember`, or import some with `exchange`."
+EMPTY_HINT = "No memories yet: keep some with `remember`, or import some with `exchange_memories`."
 NOTHING_HINT = "Nothing fits: use other words, drop filters, or look in another namespace."
 NO_VECTORS_HINT = "Found by words alone: the embedder does not answer (`arsenale logs`)."
 FIND_EXTRA = 3
@@ -148,6 +148,7 @@ class Memory:
         hits, with_vectors = await self.knowledge().find(
             text, wanted, limit=limit * FIND_EXTRA, mode=mode
         )
+        hits = [pair for pair in hits if answers.says_something(pair[0])]
         several = len(wanted.namespaces) != 1
         rows = [answers.found(hit, version, detail, several) for hit, version in hits]
         shown = answers.within(rows[:limit], budget_tokens)
@@ -238,7 +239,7 @@ class Memory:
 
     async def stats(self) -> Stats:
         """Return how much there is and in what state the index is."""
-        return await to_thread.run_sync(self._stats)
+        return await to_thread.run_sync(self._stats, self.knowledge())
 
     async def reindex(self, progress: "Progress | None" = None) -> int:
         """Drop every derived thing and make it anew: full-text index, vectors that lack, caches."""
@@ -374,8 +375,8 @@ class Memory:
         names = ", ".join(f"{row.name} ({row.n})" for row in spaces[:5])
         return f"No memory fits these filters. Namespaces: {names}; namespace='*' searches all."
 
-    def _stats(self) -> Stats:
-        embedder = self.knowledge().embedder.id
+    def _stats(self, knowledge: "Knowledge") -> Stats:
+        embedder = knowledge.embedder.id
         with self.store.reading() as db:
             totals = counting.totals(db)
             vectors = counting.vector_counts(db)
@@ -396,7 +397,7 @@ class Memory:
             vectors=mine,
             pending=totals["parts"] - mine,
             other_embedders=vectors,
-            index=self.knowledge().index_state(),
+            index=knowledge.index_state(),
             database=self.store.dialect,
             hint=None if totals["memories"] else EMPTY_HINT,
         )  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import sqlalchemy as sa
 
@@ -60,6 +60,23 @@ class MemoryStore(Store):
                     self._end(db, old, version.written_us, "superseded")
                     self._link(db, Link(source=version.uid, target=old, kind="supersedes", score=1))
                 kept.append(Kept(index=index, status="stored", uid=version.uid))
+            writer.flush()
+        return kept
+
+    def add_versions(self, entries: Sequence[Entry]) -> list[Kept]:
+        """Store ENTRIES as they are, but for those whose id and number are taken."""
+        kept: list[Kept] = []
+        with self.writing() as db:
+            self._one_writer(db)
+            taken = reading.numbers(db, sorted({entry.version.uid for entry in entries}))
+            writer = _Writer(self, db, entries)
+            for index, entry in enumerate(entries):
+                key = (entry.version.uid, entry.version.number)
+                status: Literal["stored", "duplicate"] = "duplicate" if key in taken else "stored"
+                if status == "stored":
+                    writer.add(entry)
+                    taken.add(key)
+                kept.append(Kept(index=index, status=status, uid=entry.version.uid))
             writer.flush()
         return kept
 

