@@ -98,7 +98,7 @@ def found(hit: "Hit", version: Version, detail: Detail, several: bool) -> FoundM
 
 
 def says_something(hit: "Hit") -> bool:
-    """Say whether a hit has to do with the question at all: by a word, near or in it, or meaning."""
+    """Say whether a hit has to do with the question: by a word, in it or near, or by meaning."""
     near = max(hit.features["keywords"], hit.features["neighbours"])
     return hit.relevance >= LEAST_RELEVANCE or near >= LEAST_SHARE
 

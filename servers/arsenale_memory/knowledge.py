@@ -21,6 +21,7 @@ from arsenale_memory.capture import Draft
 from arsenale_memory.library import Library, unpacked
 from arsenale_memory.record import Entry, Filter, Kept, Link, Mode, Part, Problem, Version
 from arsenale_memory.store import MemoryStore
+from arsenale_memory.vectors import IndexLostError
 
 CHUNK = 200
 """Items of a batch that are embedded and committed together."""
@@ -263,7 +264,11 @@ class Knowledge:
 
     def _search(self, question: search.Question) -> list[tuple[search.Hit, Version]]:
         with self._reading, self.store.reading() as db:
-            hits = search.search(db, self.library, question)
+            try:
+                hits = search.search(db, self.library, question)
+            except IndexLostError:
+                self.library.release()  # the store has everything: read it again
+                hits = search.search(db, self.library, question)
             known = reading.versions_by_id(db, [hit.memory_id for hit in hits])
         return [(hit, known[hit.memory_id]) for hit in hits if hit.memory_id in known]
 

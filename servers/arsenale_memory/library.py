@@ -8,7 +8,7 @@ from arsenale_core.embedding.vectors import Vectors
 from arsenale_core.store import Connection
 from arsenale_memory import reading
 from arsenale_memory.shelf import Shelf
-from arsenale_memory.vectors import ExactIndex, VectorIndex
+from arsenale_memory.vectors import ExactIndex, IndexLostError, VectorIndex
 
 MakeIndex = Callable[[int, int, int], VectorIndex]
 """Gives the index of a namespace: (its id, how many vectors it will have, their `dim`)."""
@@ -43,7 +43,10 @@ class Library:
 
     def shelves(self, db: Connection, namespace_ids: Sequence[int]) -> list[Shelf]:
         """Return the shelves of NAMESPACE_IDS as the store is now."""
-        self._follow(db)
+        try:
+            self._follow(db)
+        except IndexLostError:
+            self.release()
         return [self._shelf(db, id) for id in namespace_ids]
 
     def _follow(self, db: Connection) -> None:

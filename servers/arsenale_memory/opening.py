@@ -53,11 +53,15 @@ async def open_services(
         async with open_embedder(settings) as embedder, background() as tasks:
 
             def make() -> "Knowledge":
+                from arsenale_memory.indexes import index_maker  # noqa: PLC0415
                 from arsenale_memory.knowledge import Knowledge  # noqa: PLC0415  # numpy: 60 ms
-                from arsenale_memory.library import Library, exact  # noqa: PLC0415
+                from arsenale_memory.library import Library  # noqa: PLC0415
 
                 made = Knowledge(
-                    store=store, embedder=embedder, library=Library(embedder.id, exact), now=now
+                    store=store,
+                    embedder=embedder,
+                    library=Library(embedder.id, index_maker(settings, store, embedder.id)),
+                    now=now,
                 )
                 tasks.start_soon(made.run_embedding)
                 tasks.start_soon(made.run_release, settings.embedder_idle_s)

@@ -19,7 +19,6 @@ from arsenale_memory import (
     managed,
     moments,
     reading,
-    templating,
 )
 from arsenale_memory.briefing import Known
 from arsenale_memory.levels import Identity
@@ -105,16 +104,20 @@ class PersonaFiles:
         context = {
             "name": identity.text("name", persona),
             "persona_class": identity.text("class", ""),
-            "language": identity.text("language", ""),
-            "rules": identity.items("rules"),
-            "core_memories": [str(text) for text in identity.items("core_memories")],
-            "projects": [str(text) for text in identity.items("projects")],
-            "facts": dict(identity.values.get("facts", {})),
-            "today": {"date": today, "memories": [v.content[:300] for v in known.recent]},
-            "decisions": [v.content[:300] for v in known.decisions],
+            "rules": [str(rule) for rule in identity.items("rules")],
+            "core_memories": [
+                *({"text": str(text)} for text in identity.items("core_memories")),
+                *(_shown(version, self.zone) for version in known.core),
+            ],
+            "today": {"date": today, "memories": [_shown(v, self.zone) for v in known.recent]},
+            "projects": [_project(str(text)) for text in identity.items("projects")],
+            "knowledge": {str(k): str(v) for k, v in identity.values.get("facts", {}).items()},
+            "relationships": {
+                str(k): str(v) for k, v in json_object(folder / "relationships.json").items()
+            },
         }
-        name = identity.text("template", "assistant")
-        text = templating.render_apart(name, context, self.templates)
+        template = identity.text("template", "assistant")
+        text = templates.render(template, context, self.templates)
         brief = self.brief(identity, persona, known)
         written = [
             _write_block(folder / "CLAUDE.md", "identity", text, force),
@@ -151,6 +154,20 @@ class PersonaFiles:
         replace_file(path, json.dumps(known, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
 
+def _shown(version: "Version", zone: tzinfo | None) -> dict[str, Any]:
+    return {
+        "text": version.content[:400],
+        "importance": version.importance,
+        "date": moments.day(version.valid_from_us, zone),
+    }
+
+
+def _project(text: str) -> dict[str, str]:
+    """Return a project as `name: summary` says it."""
+    name, _, summary = text.partition(":")
+    return {"name": name.strip(), "summary": summary.strip()}
+
+
 def json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file PATH; an empty one when it is not there."""
     try:
@@ -165,7 +182,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def _write_block(path: Path, name: str, body: str, force: bool) -> Path | None:
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.read_bytes().decode("utf-8") if path.exists() else ""
     try:
         after = managed.put(before, name, body, force=force)
     except ConflictError:
@@ -187,5 +204,5 @@ def _write_new(path: Path, text: str) -> Path | None:
 def replace_file(path: Path, text: str) -> None:
     """Write TEXT into PATH: whole, or not at all."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_bytes(text.encode())  # line ends as they are
     fresh.replace(path)

@@ -11,6 +11,10 @@ from arsenale_core.embedding.vectors import Vectors
 Ids = NDArray[np.int64]
 
 
+class IndexLostError(Exception):
+    """The index cannot be used any more: read the store again and make another."""
+
+
 class VectorIndex(Protocol):
     """Vectors of one namespace by part id."""
 
@@ -61,6 +65,11 @@ class ExactIndex:
     def dim(self) -> int:
         """Return how many numbers a vector has."""
         return self._rows.shape[1]
+
+    @property
+    def ids(self) -> Ids:
+        """Return the ids, rising."""
+        return self._ids[: self._n].copy()
 
     def put(self, ids: Sequence[int], vectors: Vectors) -> None:
         """Add or replace vectors; IDS rise."""

@@ -99,8 +99,8 @@ def test_a_users_folder_comes_first_and_may_build_on_what_is_shipped(tmp_path: P
 
 
 def test_what_is_not_given_is_empty(tmp_path: Path) -> None:
-    source = "".join("{{ %s|length }}" % name for name in DEFAULTS)
-    assert rendered(tmp_path, source) == "002000"
+    source = "".join(f"{{{{ {name}|length }}}}" for name in DEFAULTS)
+    assert rendered(tmp_path, source) == "0020000"
 
 
 def test_dates_are_printed_as_iso_dates_and_nothing_as_nothing(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_unknown_template_is_not_found() -> None:
 )  # fmt: skip
 def test_a_mistake_is_told_with_its_file_and_line(tmp_path: Path, source: str, said: str) -> None:
     (tmp_path / "_broken.md.j2").write_text("\n{% macro %}")
-    with pytest.raises(InvalidError, match="its README|name a file") as refused:
+    with pytest.raises(InvalidError, match=r"README\.md lists|name a file") as refused:
         rendered(tmp_path, source)
     assert refused.value.what.startswith(f"identity template 'own', {said}")
 
@@ -204,7 +204,7 @@ def test_a_template_gets_at_nothing_but_its_data(tmp_path: Path, source: str) ->
         "{% include 'own.md.j2' %}",
         "{% extends 'own.md.j2' %}",
         "{% block a %}{{ self.a() }}{% endblock %}",
-        "{% set n = n|default(30) - 1 %}{% if n %}" + "{% include 'own.md.j2' %}" * 2 + "{% endif %}",
+        "{% set n = n|d(30) - 1 %}{% if n %}" + "{% include 'own.md.j2' %}" * 2 + "{% endif %}",
         "{{ 'a' * 10**9 }}",
         "{{ 'a' * 1000000000 }}",
         "{{ [0] * 1000000000 }}",
@@ -222,7 +222,7 @@ def test_a_template_gets_at_nothing_but_its_data(tmp_path: Path, source: str) ->
         DOUBLING + "[ns.x, ns.x] %}{% endfor %}{{ ns.x == ns.x[:] }}",
         DOUBLING + "[ns.x, ns.x] %}{% endfor %}{{ ns.x in [ns.x[:]] }}",
         DOUBLING + "[ns.x, ns.x] %}{% endfor %}{{ ns.x|line }}{{ ns.x|sort }}",
-        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        DOUBLING.replace("'ab'", "[1]") + "ns.x + ns.x %}{% endfor %}",
         "{% set x = 'ab' %}" + "{% set x %}{{ x }}{{ x }}{% endset %}" * 60,
         "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}{{ " + "m(" * 60 + "'ab'" + ")" * 60 + " }}",
         "{% filter replace('a', 'aa'*1) %}a{% endfilter %}",
