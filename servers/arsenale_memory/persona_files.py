@@ -19,6 +19,7 @@ from arsenale_memory import (
     managed,
     moments,
     reading,
+    templates,
 )
 from arsenale_memory.briefing import Known
 from arsenale_memory.levels import Identity

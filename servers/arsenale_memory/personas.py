@@ -327,11 +327,13 @@ class Personas(PersonaFiles):
         return {key: {k: v for k, v in row.items() if k != "id"} for key, row in found.items()}
 
     def _put_back(self, persona: str, old: Manifest) -> None:
+        """Put memories, then files back. All is read first: a damaged snapshot changes nothing."""
+        files = snapshots.files_of(old.files, self.objects)
         for namespace, names in old.segments.items():
             links = json.loads(self.objects.get(old.links[namespace]))
             rows = list(snapshots.rows(names, self.objects))  # all objects are whole, or nothing
             self.memory.store.restore(namespace, rows, links)
-        snapshots.restore_files(self.place(persona), old.files, self.objects)
+        snapshots.restore_files(self.place(persona), files)
 
     async def _verified(self, persona: str, old: Manifest, at_us: int) -> RestoreReport:
         namespace = next(iter(old.segments))

@@ -88,10 +88,14 @@ def keep_files(folder: Path, objects: Objects) -> dict[str, str]:
     return found
 
 
-def restore_files(folder: Path, files: Mapping[str, str], objects: Objects) -> None:
+def files_of(files: Mapping[str, str], objects: Objects) -> dict[str, bytes]:
+    """Return the content of FILES by path: of all of them, or an error."""
+    return {path: objects.get(name) for path, name in files.items()}
+
+
+def restore_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Make FOLDER hold FILES and no other; each file is written whole or not at all."""
-    content = {path: objects.get(name) for path, name in files.items()}  # all, or none
-    for path, data in content.items():
+    for path, data in files.items():
         target = _inside(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = target.with_name(f".{target.name}.restore")

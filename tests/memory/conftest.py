@@ -73,6 +73,11 @@ async def services_and_client(
 
 
 @pytest.fixture
+def services(services_and_client: tuple[Services, Client]) -> Services:
+    return services_and_client[0]
+
+
+@pytest.fixture
 def memory(services_and_client: tuple[Services, Client]) -> Memory:
     return services_and_client[0].memory
 

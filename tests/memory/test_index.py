@@ -157,7 +157,7 @@ def test_a_folder_that_is_harmed_is_made_again_while_searches_go_on(
     assert folder.acquire()
     index = ChromaIndex(lambda: folder.collection("test"), folder.discard, load, DIM)
     vectors = unit(1200, DIM)
-    STORE.update(enumerate(vectors))
+    STORE.update({i: vectors[i] for i in range(1200)})
     index.put(list(range(1200)), vectors)
     assert index.nearest(vectors[7], 1, None).tolist() == [7]  # at once, exactly
     assert index.wait(50)
