@@ -60,7 +60,7 @@ async def through_the_server(dialogues: list[Dialogue], home: Path, pooled: bool
                         ],
                     },
                 )  # fmt: skip
-                kept = (answer.structured_content or {})["items"]
+                kept: list[dict[str, Any]] = (answer.structured_content or {})["items"]
                 for row, turn in zip(kept, turns, strict=True):
                     ids.setdefault(row["id"], turn.id)  # the same words twice are one memory
 
@@ -72,7 +72,7 @@ async def through_the_server(dialogues: list[Dialogue], home: Path, pooled: bool
                     {"question": question, "namespace": space, "limit": 10, "mode": mode,
                      "budget_tokens": 20_000},
                 )  # fmt: skip
-                found = (answer.structured_content or {})["memories"]
+                found: list[dict[str, Any]] = (answer.structured_content or {})["memories"]
                 return [ids[row["id"]] for row in found]
 
             rows = await measured(dialogues, recall, pooled)

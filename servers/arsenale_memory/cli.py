@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 import anyio
 import typer
@@ -19,7 +19,7 @@ from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 from arsenale_memory.formats import Format
-from arsenale_memory.models import FoundMemory, NewMemory
+from arsenale_memory.models import FoundMemory, NewMemory, TrackRow
 from arsenale_memory.opening import Services, open_services
 from arsenale_memory.record import Kind, Mode, Source
 from arsenale_memory.service import Query
@@ -232,6 +232,38 @@ def reindex(as_json: Json = False) -> None:
         _print_json(report)
         return
     out.print(f"{report.done} parts embedded; the index is whole.")
+
+
+@app.command()
+def research(
+    action: Annotated[Literal["list", "grant", "withdraw"], typer.Argument()] = "list",
+    feature: Annotated[str, typer.Argument()] = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Show experimental features; consent to one, or withdraw and erase what it made."""
+
+    async def done(services: Services) -> list[TrackRow]:
+        if action == "grant":
+            said = services.research.feature(feature).text
+            if not yes:
+                out.print(escape(said), soft_wrap=True)
+                typer.confirm("Do you consent?", abort=True)
+            services.research.grant(feature, services.memory.owner)
+        elif action == "withdraw":
+            gone = services.research.withdraw(feature)
+            err.print(f"{gone} rows erased.")
+        return await services.research.rows()
+
+    rows = _run(done)
+    if as_json:
+        out.print_json(data=[row.model_dump() for row in rows])
+        return
+    for row in rows:
+        out.print(f"[bold]{row.feature}[/] {'on' if row.on else 'off'}; consent: {row.consent}")
+        out.print(f"{escape(row.text)}\nhypothesis: {row.hypothesis}", soft_wrap=True)
+        for name, value in row.metrics.items():
+            out.print(f"  {name} {value:g}")
 
 
 @app.command()

@@ -205,10 +205,10 @@ class TrackRow(Lean):
 
     feature: str
     on: bool
-    consent: str
+    consent: str = Field(description="Who consented when, or what is missing.")
     hypothesis: str
-    text: str
-    metrics: dict[str, float]
+    text: str = Field(description="What one consents to.")
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 class ValueRow(Lean):

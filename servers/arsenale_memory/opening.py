@@ -21,6 +21,7 @@ from arsenale_memory.exchange import Exchange
 from arsenale_memory.injection import Injector, Switches
 from arsenale_memory.objects import Objects
 from arsenale_memory.personas import Personas
+from arsenale_memory.research import Research
 from arsenale_memory.service import Memory
 from arsenale_memory.store import MemoryStore
 
@@ -41,6 +42,7 @@ class Services:
     personas: Personas
     injector: Injector
     exchange: Exchange
+    research: Research
 
 
 @asynccontextmanager
@@ -87,6 +89,11 @@ async def open_services(
                 ),
                 zone=zone,
             )
+            research = Research(
+                store=store, embedder=embedder, switched_on=settings.research, now=now
+            )
+            memory.research = research
+            tasks.start_soon(research.run)
             tasks.start_soon(_look_after, memory, store, embedder)
             tasks.start_soon(_watch, personas)
             injector = Injector(
@@ -107,6 +114,7 @@ async def open_services(
                 personas=personas,
                 injector=injector,
                 exchange=Exchange(memory=memory, home=settings.home),
+                research=research,
             )
 
 

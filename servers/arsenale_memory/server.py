@@ -285,9 +285,12 @@ async def exchange_memories(
 async def maintain(
     memory: MemoryDep,
     progress: ProgressDep,
-    action: Literal["stats", "reindex", "purge"] = "stats",
+    action: Literal["stats", "reindex", "purge", "research"] = "stats",
 ) -> MaintainReport:
-    """How much memory holds and in what state its index is; reindex; erase what was forgotten."""
+    """How much memory holds and in what state its index is; reindex; erase what was forgotten.
+
+    `research` lists experimental features; only the user can switch one on, by the command line.
+    """
     return await memory.maintain(action, progress)
 
 

@@ -31,6 +31,7 @@ from arsenale_memory.store import MemoryStore
 if TYPE_CHECKING:
     from arsenale_memory.capture import Draft
     from arsenale_memory.knowledge import Knowledge, Progress
+    from arsenale_memory.research import Research
 
 EMPTY_HINT = "No memories yet: keep some with `remember`, or import some with `exchange_memories`."
 NOTHING_HINT = "Nothing fits: use other words, drop filters, or look in another namespace."
@@ -72,6 +73,7 @@ class Memory:
     undo_days: int
     now: Callable[[], float]
     used: Callable[[str], None]
+    research: "Research | None" = None
     _knowledge: "Knowledge | None" = None
 
     def knowledge(self) -> "Knowledge":
@@ -153,6 +155,8 @@ class Memory:
         rows = [answers.found(hit, version, detail, several) for hit, version in hits]
         shown = answers.within(rows[:limit], budget_tokens)
         self.knowledge().mark_recalled([version.uid for _, version in hits[: len(shown)]])
+        if self.research is not None:
+            await self.research.looked_up(text, [(h.memory_id, v.uid) for h, v in hits])
         searched = await to_thread.run_sync(self.count, wanted)
         hint = None if with_vectors or mode == "keyword" else NO_VECTORS_HINT
         if not rows:
@@ -166,7 +170,10 @@ class Memory:
     async def read(self, ids: Sequence[str], *, neighbours: int, start: int) -> ReadReport:
         """Return memories whole, with their history, neighbours and links."""
         self.used("read")
-        return await to_thread.run_sync(self._read, ids, neighbours, start)
+        report = await to_thread.run_sync(self._read, ids, neighbours, start)
+        if self.research is not None:
+            await self.research.was_used([self.uid(id) for id in ids])
+        return report
 
     async def listed(
         self, query: Query, *, limit: int, offset: int, by: str = "written"
@@ -254,10 +261,15 @@ class Memory:
         return done
 
     async def maintain(
-        self, action: Literal["stats", "reindex", "purge"], progress: "Progress | None" = None
+        self,
+        action: Literal["stats", "reindex", "purge", "research"],
+        progress: "Progress | None" = None,
     ) -> MaintainReport:
         """Do ACTION and say how things stand after it."""
         done = 0
+        if action == "research":
+            rows = [] if self.research is None else await self.research.rows()
+            return MaintainReport(action=action, tracks=rows)
         if action == "reindex":
             done = await self.reindex(progress)
         elif action == "purge":
@@ -351,10 +363,11 @@ class Memory:
         with self.store.reading() as db:
             rows = reading.listed(db, wanted, limit=limit, offset=offset, by=by)
             total = reading.count(db, wanted)
+            known = bool(reading.namespace_ids(db))
         following = offset + len(rows)
         hint = None
         if not rows:
-            hint = NOTHING_HINT if total or wanted != Filter() else EMPTY_HINT
+            hint = NOTHING_HINT if known else EMPTY_HINT
         return ReadReport(
             listed=[answers.listed(version, len(wanted.namespaces) != 1) for version in rows],
             total=total,
@@ -383,6 +396,7 @@ class Memory:
             rows = counting.namespaces(db)
             tags = counting.label_counts(db, "tag", (), 10)
         mine = vectors.pop(embedder, 0)
+        vectors = {name: n for name, n in vectors.items() if "#" not in name}
         return Stats(
             **totals,
             namespaces=[

@@ -1,7 +1,6 @@
 """Memories in one database: append-only versions, their parts for the index, their vectors."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -190,6 +189,26 @@ class MemoryStore(Store):
             gone = db.execute(sa.delete(t.vector).where(t.vector.c.embedder_id == found)).rowcount
             db.execute(sa.delete(t.embedder).where(t.embedder.c.id == found))
             return gone
+
+    def grant(self, feature: str, who: str, at_us: int, text_version: int, sha: bytes) -> None:
+        """Record a consent: who, to what, when, and to which text."""
+        row = {"feature": feature, "who": who, "granted_us": at_us}
+        with self.writing() as db:
+            statement = sa.insert(t.consent)
+            db.execute(statement.values(**row, text_version=text_version, text_sha=sha))
+
+    def withdraw(self, feature: str, at_us: int) -> int:
+        """End the consents to FEATURE and delete its metrics; return how many there were."""
+        with self.writing() as db:
+            open_ = (t.consent.c.feature == feature) & t.consent.c.withdrawn_us.is_(None)
+            db.execute(sa.update(t.consent).where(open_).values(withdrawn_us=at_us))
+            return db.execute(sa.delete(t.metric).where(t.metric.c.feature == feature)).rowcount
+
+    def add_metrics(self, rows: Sequence[tuple[str, str, float, int]]) -> None:
+        """Record measured values (feature, name, value, moment)."""
+        names = ("feature", "name", "value", "at_us")
+        with self.writing() as db:
+            db.execute(sa.insert(t.metric), [dict(zip(names, row, strict=True)) for row in rows])
 
     def add_injection(self, row: dict[str, Any]) -> None:
         """Record what was injected and what it cost."""
@@ -474,11 +493,3 @@ class _Writer:
             before["next"] = words
         else:
             self._touched[before["id"]] = words
-
-
-def renumbered(version: Version, before: Version, at_us: int) -> Version:
-    """Return VERSION as the one that follows BEFORE."""
-    return replace(
-        version, uid=before.uid, number=before.number + 1, created_us=before.created_us,
-        written_us=at_us,
-    )  # fmt: skip

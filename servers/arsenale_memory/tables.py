@@ -34,12 +34,10 @@ injection = _table(
     "injection", "id", "at_us", "session", "event", "namespace", "query_sha", "uids", "tokens",
     "ms",
 )  # fmt: skip
-use = _table("use", "id", "at_us", "session", "uid", "how")
 consent = _table(
     "consent", "id", "feature", "who", "granted_us", "text_version", "text_sha", "withdrawn_us"
 )
-space = _table("space", "name", "feature", "embedder", "view", "created_us")
-metric = _table("metric", "id", "feature", "name", "value", "at_us", "detail")
+metric = _table("metric", "id", "feature", "name", "value", "at_us")
 
 COLUMNS = ("space", "body", "subject", "day", "prev", "next")
 """The columns of the full-text index. `space` has one word, see `current` and `past`."""
@@ -135,15 +133,10 @@ MIGRATIONS: tuple[tuple[str | Only, ...], ...] = (
         "CREATE TABLE injection (id {id}, at_us BIGINT NOT NULL, session TEXT, event TEXT NOT NULL,"
         " namespace TEXT NOT NULL, query_sha {blob}, uids TEXT NOT NULL, tokens BIGINT NOT NULL,"
         " ms {real} NOT NULL)",
-        "CREATE TABLE use (id {id}, at_us BIGINT NOT NULL, session TEXT, uid TEXT NOT NULL,"
-        " how TEXT NOT NULL)",
-        "CREATE INDEX use_uid ON use (uid, at_us)",
         "CREATE TABLE consent (id {id}, feature TEXT NOT NULL, who TEXT NOT NULL,"
         " granted_us BIGINT NOT NULL, text_version BIGINT NOT NULL, text_sha {blob} NOT NULL,"
         " withdrawn_us BIGINT)",
-        "CREATE TABLE space (name TEXT PRIMARY KEY, feature TEXT NOT NULL, embedder TEXT NOT NULL,"
-        " view TEXT NOT NULL, created_us BIGINT NOT NULL)",
         "CREATE TABLE metric (id {id}, feature TEXT NOT NULL, name TEXT NOT NULL,"
-        " value {real} NOT NULL, at_us BIGINT NOT NULL, detail TEXT)",
+        " value {real} NOT NULL, at_us BIGINT NOT NULL)",
     ),
 )

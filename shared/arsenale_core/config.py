@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     inject_min_relevance: float = Field(
         0.5, ge=0, le=1, description="Least relevance of a memory that is told unasked."
     )
+    research: bool = Field(
+        False, description="Let experimental features run that the user has consented to."
+    )
     chroma_url: str | None = Field(
         None, description="A Chroma server; without it chromadb keeps a private folder."
     )

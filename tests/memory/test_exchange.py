@@ -1,0 +1,204 @@
+"""Memories into files and back: lossless where it is promised, and nothing hostile gets in."""
+
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arsenale_core.errors import InvalidError
+from arsenale_memory import claude_files, formats
+from arsenale_memory.formats import Item
+from arsenale_memory.opening import Services
+from arsenale_memory.record import Kind, Labels, Source, Version
+from arsenale_memory.service import Query
+
+Call = Callable[..., Awaitable[Any]]
+
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60)
+words = st.text(min_size=1, max_size=12).filter(str.strip)
+labels = st.lists(words, max_size=3, unique=True).map(lambda found: tuple(sorted(found)))
+moments = st.integers(0, 4_000_000_000_000_000)
+
+
+@st.composite
+def versions(draw: st.DrawFn, uid: str, number: int) -> Version:
+    ended = draw(st.none() | moments)
+    return Version(
+        uid=uid,
+        number=number,
+        namespace=draw(words),
+        owner=draw(words),
+        kind=draw(st.sampled_from(get_args(Kind))),
+        content=draw(text.filter(str.strip)),
+        subject=draw(st.none() | words),
+        session=draw(st.none() | words),
+        importance=draw(st.floats(0, 1)),
+        labels=Labels(tags=draw(labels), domains=draw(labels), entities=draw(labels)),
+        source=Source(via=draw(words), host=draw(st.none() | words)),
+        recalled=draw(st.booleans()),
+        created_us=draw(moments),
+        written_us=draw(moments),
+        valid_from_us=draw(moments),
+        valid_to_us=draw(st.none() | moments),
+        ended_us=ended,
+        ended=None if ended is None else draw(st.sampled_from(["revised", "forgotten"])),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Version]:
+    count = draw(st.integers(1, 3))
+    return [draw(versions("019ab000-0000-7000-8000-000000000001", n + 1)) for n in range(count)]
+
+
+@given(histories())
+def test_jsonl_gives_back_what_it_was_given(history: list[Version]) -> None:
+    lines = list(formats.jsonl_out([history]))
+    assert all(line.count("\n") == 1 and line.endswith("\n") for line in lines)
+    [item] = formats.jsonl_in(lines)
+    assert isinstance(item, Item)
+    assert list(item.versions) == history
+
+
+@given(histories())
+def test_markdown_gives_back_what_it_was_given(history: list[Version]) -> None:
+    name, note = formats.markdown_out(history)
+    assert ".." not in name.split("/")
+    assert list(formats.markdown_in(name, note).versions) == history
+
+
+@given(st.lists(st.text(max_size=80), max_size=6))
+def test_any_lines_give_items_or_reasons_and_no_crash(lines: list[str]) -> None:
+    for found in formats.jsonl_in(lines):
+        assert isinstance(found, (Item, str))
+    for found in claude_files.transcript(lines):
+        assert isinstance(found, (Item, str))
+    list(claude_files.memory_file("x.md", "\n".join(lines)))
+
+
+@pytest.mark.parametrize(
+    "front",
+    ["a: &x [1]\nb: *x", "a: [", "- 1", "!!python/object/apply:os.system [id]", "a: b: c"],
+)
+def test_hostile_frontmatter_is_refused(front: str) -> None:
+    with pytest.raises(InvalidError, match="frontmatter"):
+        formats.markdown_in("n.md", f"---\n{front}\n---\ncontent")
+
+
+def test_a_note_of_obsidian_becomes_a_memory() -> None:
+    note = "---\ntags: [people, coffee]\ndate: 2024-05-01\ntitle: Anna\n---\n# Anna\nLikes tea.\n"
+    item = formats.markdown_in("Anna.md", note)
+    assert (item.content, item.subject, item.tags) == (
+        "# Anna\nLikes tea.",
+        "Anna",
+        ("people", "coffee"),
+    )
+    assert item.at == "2024-05-01"
+
+
+def test_claudes_memory_file_gives_a_memory_for_each_point() -> None:
+    memory = "# Project\n\n- Uses pnpm\n- Tests with vitest,\n  in watch mode\n\n## Style\nTabs.\n"
+    items = list(claude_files.memory_file("MEMORY.md", memory))
+    assert [(i.subject, i.content) for i in items] == [
+        ("Project", "Uses pnpm"),
+        ("Project", "Tests with vitest, in watch mode"),
+        ("Style", "Tabs."),
+    ]
+
+
+def test_a_transcript_gives_what_was_said_and_no_tool_results() -> None:
+    lines = [
+        {"type": "user", "uuid": "1", "sessionId": "s", "timestamp": "2026-01-02T03:04:05Z",
+         "message": {"content": "Please mend the stock counter."}},
+        {"type": "user", "message": {"content": [{"type": "tool_result", "content": "secret"}]}},
+        {"type": "assistant", "sessionId": "s", "message": {"content": [
+            {"type": "thinking", "thinking": "hidden thoughts of some length"},
+            {"type": "text", "text": "The stock counter is mended now."}]}},
+        {"type": "user", "isMeta": True, "message": {"content": "meta text that is long enough"}},
+        {"type": "queue-operation"},
+    ]  # fmt: skip
+    found = [i for i in claude_files.transcript(map(json.dumps, lines)) if isinstance(i, Item)]
+    assert [(i.subject, i.content) for i in found] == [
+        ("user", "Please mend the stock counter."),
+        ("assistant", "The stock counter is mended now."),
+    ]
+    assert (found[0].session, found[0].at) == ("s", "2026-01-02T03:04:05Z")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "markdown"])
+async def test_an_export_imported_elsewhere_is_the_same(
+    form: formats.Format, services: Services, call: Call, tmp_path: Path
+) -> None:
+    kept = await call(
+        "remember",
+        memories=[
+            {"content": "first fact", "tags": ["a"], "session": "s"},
+            {"content": "zweite Tatsache ☕\nmit Zeilen", "session": "s", "at": "2024-01-02"},
+        ],
+    )
+    await call("revise", ids=[kept["items"][0]["id"]], content="first fact, revised")
+    target = tmp_path / ("notes" if form == "markdown" else "out.jsonl")
+    out = await services.exchange.take(form, target, Query(namespace="*"), None)
+    assert out.memories == 2
+    before = [await call("read", ids=[item["id"]]) for item in kept["items"]]
+
+    services.memory.store.erase([services.memory.uid(item["id"]) for item in kept["items"]])
+    assert (await call("read"))["total"] == 0
+    back = await services.exchange.bring(form, target, namespace=None, roots=None)
+    assert (back.memories, back.failed) == (3, [])
+    assert [await call("read", ids=[item["id"]]) for item in kept["items"]] == before
+    again = await services.exchange.bring(form, target, namespace=None, roots=None)
+    assert (again.memories, again.duplicates) == (0, 3)
+    found = await call("recall", question="first fact revised")
+    assert found["memories"][0]["content"] == "first fact, revised"
+
+
+async def test_the_knowledge_graphs_file_comes_in_as_sentences(
+    services: Services, call: Call, tmp_path: Path
+) -> None:
+    lines = [
+        {"type": "entity", "name": "Anna", "entityType": "person", "observations": ["likes tea"]},
+        {"type": "relation", "from": "Anna", "to": "Acme", "relationType": "works_at"},
+        {"type": "entity", "name": 3},
+    ]
+    file = tmp_path / "memory.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n", encoding="utf-8")
+    done = await services.exchange.bring("graph", file, namespace=None, roots=None)
+    assert (done.memories, len(done.failed)) == (2, 2)
+    assert "line 4" in done.failed[1]
+    listed = {m["content"] for m in (await call("read"))["listed"]}
+    assert listed == {"Anna: likes tea", "Anna works at Acme."}
+
+
+async def test_an_assistant_reads_and_writes_within_its_folders_only(
+    services: Services, call: Call, refusal: Call, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.md"
+    secret.write_text("the secret", encoding="utf-8")
+    assert "may not be used" in await refusal(
+        "exchange_memories", action="import", format="markdown", path=str(secret)
+    )
+    exports = services.exchange.home / "exports"
+    exports.mkdir(parents=True)
+    (exports / "link.md").symlink_to(secret)
+    (exports / "way").symlink_to(tmp_path)
+    for path in ("link.md", "way/secret.md", "../../secret.md"):
+        assert "may not be used" in await refusal(
+            "exchange_memories", action="import", format="markdown", path=str(exports / path)
+        )
+    assert "may not be used" in await refusal(
+        "exchange_memories", action="export", path=str(tmp_path / "out.jsonl")
+    )
+    os.mkfifo(exports / "pipe.md")
+    (exports / "bad.md").write_bytes(b"\xff\xfe")
+    (exports / "good.md").write_text("a good note", encoding="utf-8")
+    done = await call("exchange_memories", action="import", format="markdown", path=str(exports))
+    assert done["memories"] == 1
+    assert {line.split(":")[0] for line in done["failed"]} == {"pipe.md", "bad.md"}
+    out = await call("exchange_memories", action="export")
+    assert Path(out["path"]).is_relative_to(exports)
