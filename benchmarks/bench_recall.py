@@ -60,7 +60,7 @@ async def through_the_server(dialogues: list[Dialogue], home: Path, pooled: bool
                         ],
                     },
                 )  # fmt: skip
-                kept: list[dict[str, Any]] = (answer.structured_content or {})["items"]
+                kept = _rows(answer.structured_content, "items")
                 for row, turn in zip(kept, turns, strict=True):
                     ids.setdefault(row["id"], turn.id)  # the same words twice are one memory
 
@@ -72,13 +72,17 @@ async def through_the_server(dialogues: list[Dialogue], home: Path, pooled: bool
                     {"question": question, "namespace": space, "limit": 10, "mode": mode,
                      "budget_tokens": 20_000},
                 )  # fmt: skip
-                found: list[dict[str, Any]] = (answer.structured_content or {})["memories"]
+                found = _rows(answer.structured_content, "memories")
                 return [ids[row["id"]] for row in found]
 
             rows = await measured(dialogues, recall, pooled)
             print(table_row(f"recall, mode={mode}", rows), flush=True)
             if mode == "hybrid":
                 asked_for(rows)
+
+
+def _rows(answer: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    return list((answer or {})[key])
 
 
 def asked_for(rows: Rows) -> None:

@@ -29,7 +29,10 @@ from arsenale_memory.store import MemoryStore
 
 PENALTY = 0.003
 STEPS = 50
-ABSENT = {"conversation": (), "notes": ("session", "neighbours", "subject")}
+ABSENT = {"conversation": (), "notes": ("session", "neighbours", "subject", "context")}
+NOT_NEGATIVE = ("keywords", "vector", "context", "focus", "session", "neighbours", "subject")
+"""More of these never speaks against a memory: a negative weight would be chance in the data."""
+
 FILE = Path(ranking.__file__).with_name("weights.json")
 
 
@@ -88,6 +91,20 @@ async def cases(dialogues: list[Dialogue], embedder: Embedder, *, pooled: bool) 
 
 
 def fit(found: list[Case], absent: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return the weights that make the loss of FOUND least; 0 for the features ABSENT.
+
+    A weight that may not be negative and would be is 0, and the others are fitted again.
+    """
+    while True:
+        weights = least_loss(found, absent)
+        wrong = [n for n, w in zip(ranking.FEATURES, weights, strict=True)
+                 if w < 0 and n in NOT_NEGATIVE]  # fmt: skip
+        if not wrong:
+            return weights
+        absent = (*absent, *wrong)
+
+
+def least_loss(found: list[Case], absent: tuple[str, ...]) -> NDArray[np.float64]:
     """Return the weights that make the loss of FOUND least; 0 for the features ABSENT."""
     usable = [case for case in found if case.right.any()]
     table = np.concatenate([case.table for case in usable])
