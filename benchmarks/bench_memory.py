@@ -171,7 +171,8 @@ async def idle(home: Path, wait_s: float) -> None:
         used, children = rss_mb(pid), [rss_mb(child) for child in _children(pid)]
         verdict("the embedder's process in use", max(children, default=0), 150, " MB")
         await anyio.sleep(wait_s)
-        print(f"the daemon: {bare_mb:.0f} MB bare, {used:.0f} MB in use, {rss_mb(pid):.0f} MB idle; "
+        now = rss_mb(pid)
+        print(f"the daemon: {bare_mb:.0f} MB bare, {used:.0f} MB in use, {now:.0f} MB idle; "
               f"{len(_children(pid))} embedding processes when idle")  # fmt: skip
 
 

@@ -103,7 +103,6 @@ class RecallReport(Lean):
 
     memories: list[FoundMemory]
     more: int = Field(default=0, description="Further hits that the limit or budget left out.")
-    searched: int = Field(default=0, description="How many memories the filters left to search.")
     hint: str | None = None
 
 

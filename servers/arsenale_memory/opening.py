@@ -11,7 +11,7 @@ from anyio import to_thread
 
 from arsenale_core import logs
 from arsenale_core.assets import asset_dir
-from arsenale_core.config import Settings
+from arsenale_core.config import Settings, one_thread_for_math
 from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.choice import open_embedder
 from arsenale_core.errors import ArsenaleError
@@ -55,6 +55,7 @@ async def open_services(
         async with open_embedder(settings) as embedder, background() as tasks:
 
             def make() -> "Knowledge":
+                one_thread_for_math()
                 from arsenale_memory.indexes import index_maker  # noqa: PLC0415
                 from arsenale_memory.knowledge import Knowledge  # noqa: PLC0415  # numpy: 60 ms
                 from arsenale_memory.library import Library  # noqa: PLC0415

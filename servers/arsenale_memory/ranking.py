@@ -34,6 +34,9 @@ COLUMN_WEIGHTS = (0.0, 1.0, 1.0, 1.0, 0.6, 0.4)
 LONG_WORDS = 60
 """Words from which on a memory counts as long."""
 
+BEST_OF_SESSION = 3
+"""A session is as strong as the mean of so many of its best candidates."""
+
 _VECTOR_SHARE = 0.5
 """What the vector counts beside the keywords where sessions and neighbours are judged."""
 
@@ -112,18 +115,18 @@ def only(feature: str) -> Column:
     return np.array([float(name == feature) for name in FEATURES])
 
 
-def relevance(question: str, query: Vectors, found: Candidates) -> Column:
-    """Return how far each candidate answers by itself, 0..1: what a threshold is put on.
+def relevance(question: str, query: Vectors, vectors: Vectors, texts: Sequence[str]) -> Column:
+    """Return how far each of TEXTS answers by itself, 0..1: what a threshold is put on.
 
     Scores tell candidates of one question apart and say nothing across questions. This does: the
     larger of the cosine to the question and the share of the question's words that it has.
     """
-    cosine = np.maximum(found.vectors @ query, 0).astype(np.float64)
+    cosine = np.maximum(vectors @ query, 0).astype(np.float64)
     asked = words.terms(question)
     stems = [_stem(word) for word in asked]
     shares = [
         sum(stem in text for stem in stems) / len(stems) if stems else 0.0
-        for text in ({_stem(w) for w in words.words(text)} for text in found.texts)
+        for text in ({_stem(w) for w in words.words(text)} for text in texts)
     ]
     return np.maximum(cosine, np.array(shares))
 
@@ -143,11 +146,19 @@ def _share(values: Column) -> Column:
 
 def _session_strength(strength: Column, session: Rows) -> Column:
     """Return for each candidate the mean strength of the three best of its session."""
-    out = np.zeros_like(strength)
-    for number in np.unique(session[session >= 0]):
-        members = session == number
-        out[members] = np.sort(strength[members])[-3:].mean()
-    return out
+    if not len(session):
+        return strength
+    order = np.lexsort((-strength, session))
+    ordered = session[order]
+    first = np.r_[True, ordered[1:] != ordered[:-1]]
+    number = np.cumsum(first) - 1
+    place = np.arange(len(order)) - np.flatnonzero(first)[number]
+    best = place < BEST_OF_SESSION
+    sums = np.bincount(number[best], strength[order][best])
+    means = sums / np.bincount(number[best])
+    out = np.empty_like(strength)
+    out[order] = means[number]
+    return np.where(session >= 0, out, 0.0)
 
 
 def _neighbours(keywords: Column, best: float, query: Vectors, found: Candidates) -> Column:

@@ -255,7 +255,7 @@ def texts(db: sa.Connection, part_ids: Sequence[int]) -> dict[int, PartText]:
     columns = (p.id, p.memory_id, p.start, p.body, p.prev, p.next, p.subject)
     found: dict[int, PartText] = {}
     for ids in chunks(part_ids):
-        for row in db.execute(sa.select(*columns).where(p.id.in_(ids))):
+        for row in db.execute(sa.select(*columns).where(p.id.in_(ids))).all():
             found[row[0]] = PartText(*row[1:])
     return found
 
@@ -278,7 +278,7 @@ def keyword(
         given: dict[str, Any] = {"query": query, "limit": limit}
         if ids:
             given["ids"] = "[" + ",".join(map(str, ids)) + "]"
-        return [(int(id), float(score)) for id, score in db.execute(sa.text(sql), given)]
+        return [(id, score) for id, score in db.execute(sa.text(sql), given).all()]
     spaces, _, words = query.partition("\n")
     only = " AND id = ANY(:ids)" if ids else ""
     sql = (

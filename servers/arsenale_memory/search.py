@@ -203,23 +203,26 @@ def _ranked(
     if weights is None:
         weights = _weights(question, known)
     scores = table @ weights
-    relevance = ranking.relevance(question.text, query, known)
-    hits: dict[int, Hit] = {}
     ids = [int(id) for each in found for id in each.parts]
-    for i in np.argsort(-scores, kind="stable"):
-        text = texts[ids[i]]
-        if text.memory_id not in hits:
-            hits[text.memory_id] = Hit(
-                memory_id=text.memory_id,
-                start=text.start,
-                body=text.body,
-                score=float(scores[i]),
-                relevance=float(relevance[i]),
-                features=dict(zip(ranking.FEATURES, map(float, table[i]), strict=True)),
-            )
-        if len(hits) == question.limit:
+    best: dict[int, int] = {}  # the best part of each memory
+    for i in np.argsort(-scores, kind="stable").tolist():
+        best.setdefault(texts[ids[i]].memory_id, i)
+        if len(best) == question.limit:
             break
-    return list(hits.values())
+    chosen = list(best.values())
+    bodies = [known.texts[i] for i in chosen]
+    relevance = ranking.relevance(question.text, query, known.vectors[chosen], bodies)
+    return [
+        Hit(
+            memory_id=memory_id,
+            start=texts[ids[i]].start,
+            body=texts[ids[i]].body,
+            score=float(scores[i]),
+            relevance=float(how_far),
+            features=dict(zip(ranking.FEATURES, map(float, table[i]), strict=True)),
+        )
+        for (memory_id, i), how_far in zip(best.items(), relevance, strict=True)
+    ]
 
 
 def _fits(vector: Vectors | None, dim: int) -> bool:

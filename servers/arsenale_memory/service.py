@@ -157,15 +157,13 @@ class Memory:
         self.knowledge().mark_recalled([version.uid for _, version in hits[: len(shown)]])
         if self.research is not None:
             await self.research.looked_up(text, [(h.memory_id, v.uid) for h, v in hits])
-        searched = await to_thread.run_sync(self.count, wanted)
         hint = None if with_vectors or mode == "keyword" else NO_VECTORS_HINT
         if not rows:
-            hint = NOTHING_HINT if searched else await to_thread.run_sync(self._empty_hint)
+            some = await to_thread.run_sync(self.count, wanted)
+            hint = NOTHING_HINT if some else await to_thread.run_sync(self._empty_hint)
         elif len(shown) < min(limit, len(rows)):
             hint = "The token budget left some out: raise `budget_tokens` or lower `limit`."
-        return RecallReport(
-            memories=shown, more=len(rows) - len(shown), searched=searched, hint=hint
-        )
+        return RecallReport(memories=shown, more=len(rows) - len(shown), hint=hint)
 
     async def read(self, ids: Sequence[str], *, neighbours: int, start: int) -> ReadReport:
         """Return memories whole, with their history, neighbours and links."""

@@ -177,6 +177,17 @@ def forget_environment() -> None:
         del os.environ[name]
 
 
+def one_thread_for_math() -> None:
+    """Let numpy, when it is loaded after this, compute in one thread.
+
+    A product of a few milliseconds gains nothing from a second one, which then spins: twice the
+    CPU time for the same answer.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
 def child_environment(home: Path) -> dict[str, str]:
     """Return the environment for a process of ours: this one's, with HOME as `ARSENALE_HOME`."""
     return {**os.environ, f"{PREFIX}HOME": str(home)}
