@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick format lint types pytest node bench clean
+.PHONY: help install demo test quick format lint types pytest node models bench clean
 
 help:            ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,9 @@ format: $(VENV)/.developed ## Format, and mend what ruff can mend.
 	$(BIN)/ruff check --fix .
 
 node: $(VENV)/.node ## Install the MCP Inspector and the conformance suite for the tests that use them.
+
+models: $(VENV)/.developed ## Fetch MiniLM into ARSENALE_HOME: better vectors than the built-in ones.
+	$(BIN)/arsenale models install minilm
 
 bench: $(VENV)/.developed ## Print every figure of benchmarks/.
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
