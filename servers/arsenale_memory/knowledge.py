@@ -12,6 +12,7 @@ import numpy as np
 from anyio import to_thread
 
 from arsenale_core import logs
+from arsenale_core.derived import Derived
 from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.vectors import Vectors
 from arsenale_core.errors import ArsenaleError, UnavailableError
@@ -52,6 +53,7 @@ class Knowledge:
     embedder: Embedder
     library: Library
     now: Callable[[], float]
+    questions: Derived[tuple[str, str, str], Vectors]
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _wake: anyio.Event = field(default_factory=anyio.Event)
     _recalled: deque[str] = field(default_factory=lambda: deque[str](maxlen=RECALLED_KEPT))
@@ -279,8 +281,14 @@ class Knowledge:
     async def _embed_question(self, text: str, wanted: Filter) -> Vectors | None:
         subjects = await to_thread.run_sync(self._subjects, wanted)
         focus = words.focus(text, words.named(text, subjects))
+        key = (self.embedder.id, text, focus)
+        known = self.questions.get(key)
+        if known is not None:
+            return known
         try:
-            return await self.embedder.embed([text, focus])
+            vectors = await self.embedder.embed([text, focus])
+            self.questions.put(key, vectors)
+            return vectors
         except UnavailableError as exc:
             logs.get("arsenale.memory").warning("no vectors for a question", reason=str(exc))
             return None
@@ -357,6 +365,7 @@ class Knowledge:
         """Forget what is cached, and give its memory back to the system."""
         with self._reading:
             self.library.release()
+        self.questions.forget()
         with suppress(OSError, AttributeError):  # glibc only
             ctypes.CDLL(None).malloc_trim(0)
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from arsenale_memory.words import STOP_WORDS, words
 
+LOOKED_BACK = 8
+"""So many characters before a name tell whether it begins a sentence."""
+
 MOST_ENTITIES = 12
 MOST_DOMAINS = 3
 MIN_DOMAIN_SCORE = 1.0
@@ -26,7 +29,7 @@ _IDENTIFIER = re.compile(
 )
 _ACRONYM = re.compile(r"\b[A-Z][A-Z0-9]{1,7}\b")
 _NAME = re.compile(r"\b[A-Z][\w'’-]*(?:[ ](?:(?:of|the|de|van|von)[ ])?[A-Z][\w'’-]*)*")
-_SENTENCE_START = re.compile(r"(?:^|[.!?:;\n]\s*|[\"“(*#>-]\s*)$")
+_SENTENCE_START = re.compile(r"(?:[.!?:;\n]\s*|[\"“(*#>-]\s*)$")
 _SPEAKER = re.compile(r"^\s*(?:\[[^\]]{1,40}\]\s*)?([A-Z][\w'’-]*(?: [A-Z][\w'’-]*)?): \S")
 
 _NO_NAMES = frozenset(
@@ -103,7 +106,8 @@ def _names(text: str) -> Counter[str]:
     first: Counter[str] = Counter()
     for match in _NAME.finditer(text):
         name = re.sub(r"['’]s$", "", match.group(0))
-        starts = bool(_SENTENCE_START.search(text[: match.start()]))
+        before = text[max(match.start() - LOOKED_BACK, 0) : match.start()]
+        starts = match.start() == 0 or bool(_SENTENCE_START.search(before))
         if starts and " " in name and name.split()[0].lower() in STOP_WORDS | _NO_NAMES:
             name, starts = name.partition(" ")[2], False
         if len(name) < 2 or name.lower() in _NO_NAMES or name.lower() in STOP_WORDS:

@@ -12,6 +12,7 @@ from anyio import to_thread
 from arsenale_core import logs
 from arsenale_core.assets import asset_dir
 from arsenale_core.config import Settings, one_thread_for_math
+from arsenale_core.derived import Derived
 from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.choice import open_embedder
 from arsenale_core.errors import ArsenaleError
@@ -27,6 +28,9 @@ from arsenale_memory.store import MemoryStore
 
 if TYPE_CHECKING:
     from arsenale_memory.knowledge import Knowledge
+
+QUESTIONS_KEPT = 500
+"""Vectors of so many questions are kept: hosts ask the same again, and injection before them."""
 
 SETTLE_S = 3.0
 """How long after the start it is looked for what waits: not while someone waits for us."""
@@ -65,6 +69,7 @@ async def open_services(
                     embedder=embedder,
                     library=Library(embedder.id, index_maker(settings, store, embedder.id)),
                     now=now,
+                    questions=Derived(QUESTIONS_KEPT, settings.cache_ttl_s, now),
                 )
                 tasks.start_soon(made.run_embedding)
                 tasks.start_soon(made.run_release, settings.embedder_idle_s)

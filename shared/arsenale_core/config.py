@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     )
     memory_owner: str = Field("me", description="Whose memories these are.")
     memory_undo_days: int = Field(7, ge=0, description="How long a forgotten memory can come back.")
+    cache_ttl_s: float = Field(
+        3600, ge=0, description="How long derived values, as vectors of questions, are kept."
+    )
     memory_exact_max: int = Field(
         50_000, ge=0, description="Vectors in a namespace from which on chromadb indexes them."
     )
