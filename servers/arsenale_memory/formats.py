@@ -25,6 +25,7 @@ MARK = "arsenale-memory"
 """First field of our own JSONL lines."""
 
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_ODD = re.compile(r"[^\x20-\x7e\xa1-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd]")
 _SLUG = re.compile(r"[^\w]+", re.UNICODE)
 
 
@@ -227,7 +228,7 @@ def markdown_out(history: Sequence[Version]) -> tuple[str, str]:
     front["date"] = moments.iso(version.valid_from_us)
     if older:
         front["history"] = [version_out(old) for old in older]
-    body = yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=10_000)
+    body = yaml.dump(front, Dumper=_Exact, sort_keys=False, allow_unicode=True, width=10_000)
     words = _SLUG.sub("-", version.content.strip()[:60]).strip("-") or "memory"
     folder = _SLUG.sub("-", version.namespace).strip("-") or "memories"
     name = f"{folder}/{words[:50].strip('-')}-{version.uid[-8:]}.md"
@@ -272,6 +273,22 @@ def _frontmatter(path: str, text: str) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise InvalidError(f"{path}: its frontmatter is no table")
     return cast("dict[str, Any]", said)
+
+
+class _Exact(yaml.SafeDumper):
+    """YAML in which every character of a text comes back: odd ones are written as escapes."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything where it stands."""
+        return True
+
+
+def _represent_text(dumper: _Exact, text: str) -> Any:
+    style = '"' if _ODD.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Exact.add_representer(str, _represent_text)
 
 
 class _NoAliases(yaml.SafeLoader):
