@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import get_args
 
-import numpy as np
-
 from arsenale_core.embedding.vectors import Vectors
 from arsenale_core.errors import InvalidError
 from arsenale_memory import metadata, splitting
@@ -153,11 +151,6 @@ def is_echo(content: str, recalled: str, cosine: float) -> bool:
         and len(ours) >= ECHO_SHARE * len(theirs)
         and all(word in left for word in ours)
     )
-
-
-def cosines(one: Vectors, others: Vectors) -> Vectors:
-    """Return the cosines of the unit vector ONE, `(dim,)`, with OTHERS, `(n, dim)`."""
-    return np.clip(others @ one, -1, 1)
 
 
 def _labels(name: str, given: tuple[str, ...]) -> tuple[str, ...]:

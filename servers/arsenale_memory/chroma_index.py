@@ -27,7 +27,7 @@ import numpy as np
 
 from arsenale_core import logs
 from arsenale_core.embedding.vectors import Vectors
-from arsenale_memory.vectors import ExactIndex, Ids, IndexLostError
+from arsenale_memory.vectors import Close, ExactIndex, Ids, IndexLostError
 
 BATCH = 500
 FEW = 20_000
@@ -128,6 +128,22 @@ class ChromaIndex:
         if allowed is not None:
             ids = ids[np.isin(ids, allowed)]
         return ids[:limit]
+
+    def close(self, queries: Vectors, least: float, most: int) -> list[Close]:
+        """Return for each of QUERIES the MOST ids whose cosine is LEAST or more, nearest first."""
+        with self._lock:
+            if self._exact is not None:
+                return self._exact.close(queries, least, most)
+        try:
+            found = self._collection.query(
+                query_embeddings=queries, n_results=min(most, self._count), include=["distances"]
+            )
+        except Exception as exc:
+            raise self._lost(exc) from exc
+        return [
+            [(int(name), 1 - d) for name, d in zip(names, distances, strict=True) if 1 - d >= least]
+            for names, distances in zip(found["ids"], found["distances"], strict=True)
+        ]
 
     def get(self, ids: Ids) -> Vectors:
         """Return the vectors of IDS, shape `(len(ids), dim)`; zeros where there is none."""

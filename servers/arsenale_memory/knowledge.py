@@ -169,49 +169,53 @@ class Knowledge:
             return {}
         recalled = set(self._recalled)
         found: dict[int, str] = {}
-        for i, entry in enumerate(entries):
-            for old, cosine in self._near(entry):
-                if old.uid in recalled and capture.is_echo(
-                    entry.version.content, old.content, cosine
-                ):
-                    found[i] = old.uid
-                    break
+        for i, near in enumerate(self._near(entries)):
+            for old, cosine in near:
+                content = entries[i].version.content
+                if old.uid in recalled and capture.is_echo(content, old.content, cosine):
+                    found.setdefault(i, old.uid)
         return found
 
     def _relations(self, entries: Sequence[Entry]) -> dict[str, list[Link]]:
         found: dict[str, list[Link]] = {}
-        for entry in entries:
-            for old, cosine in self._near(entry):
+        for entry, near in zip(entries, self._near(entries), strict=True):
+            for old, cosine in near:
                 if old.uid != entry.version.uid and old.uid not in entry.supersedes:
                     link = capture.relation(entry.version, old, cosine)
                     if link is not None:
                         found.setdefault(entry.version.uid, []).append(link)
         return found
 
-    def _near(self, entry: Entry) -> list[tuple[Version, float]]:
-        """Return the current memories nearest to the first part of ENTRY, with their cosines."""
-        if entry.vectors is None or not len(entry.vectors):
-            return []
+    def _near(self, entries: Sequence[Entry]) -> list[list[tuple[Version, float]]]:
+        """Return for each entry the current memories of its namespace near to its first part."""
+        found: list[list[tuple[Version, float]]] = [[] for _ in entries]
+        places: dict[str, list[int]] = {}
+        for i, entry in enumerate(entries):
+            if entry.vectors is not None and len(entry.vectors):
+                places.setdefault(entry.version.namespace, []).append(i)
+        for namespace, which in places.items():
+            queries = np.stack([_first(entries[i]) for i in which])
+            for i, near in zip(which, self._close(namespace, queries), strict=True):
+                found[i] = near
+        return found
+
+    def _close(self, namespace: str, queries: Vectors) -> list[list[tuple[Version, float]]]:
         with self._reading, self.store.reading() as db:
-            ids = reading.namespace_ids(db, [entry.version.namespace])
-            if not ids:
-                return []
-            [shelf] = self.library.shelves(db, list(ids.values()))
-            if shelf.index.dim != entry.vectors.shape[1]:
-                return []
-            parts = shelf.index.nearest(entry.vectors[0], NEAR_LOOKED_AT, None)
-            cosines = capture.cosines(entry.vectors[0], shelf.index.get(parts))
-            close = {
-                int(part): float(c)
-                for part, c in zip(parts, cosines, strict=True)
-                if c >= capture.NEAR_COSINE
-            }
-            rows = {id: text.memory_id for id, text in reading.texts(db, list(close)).items()}
+            ids = list(reading.namespace_ids(db, [namespace]).values())
+            shelves = self.library.shelves(db, ids)
+            if not shelves or shelves[0].index.dim != queries.shape[1]:
+                return [[] for _ in queries]
+            close = shelves[0].index.close(queries, capture.NEAR_COSINE, NEAR_LOOKED_AT)
+            texts = reading.texts(db, sorted({part for each in close for part, _ in each}))
+            rows = {part: text.memory_id for part, text in texts.items()}
             known = reading.versions_by_id(db, sorted(set(rows.values())))
         return [
-            (known[rows[part]], cosine)
-            for part, cosine in close.items()
-            if part in rows and known[rows[part]].ended_us is None
+            [
+                (known[rows[part]], cosine)
+                for part, cosine in each
+                if part in rows and rows[part] in known and known[rows[part]].ended_us is None
+            ]
+            for each in close
         ]
 
     # Revision.
@@ -378,3 +382,8 @@ class Knowledge:
         with self.store.reading() as db:
             found = reading.vectors_of(db, self.embedder.id, part_ids)
         return {id: unpacked([data])[0] for id, data in found.items()}
+
+
+def _first(entry: Entry) -> Vectors:
+    assert entry.vectors is not None
+    return entry.vectors[0]

@@ -11,6 +11,13 @@ from arsenale_core.embedding.vectors import Vectors
 Ids = NDArray[np.int64]
 
 
+Close = list[tuple[int, float]]
+"""Ids with their cosines, the nearest first."""
+
+QUERIES_AT_ONCE = 32
+"""Queries in one product: 100,000 vectors give 13 MB of cosines."""
+
+
 class IndexLostError(Exception):
     """The index cannot be used any more: read the store again and make another."""
 
@@ -38,6 +45,13 @@ class VectorIndex(Protocol):
             query: Unit vector, shape `(dim,)`.
             limit: At most this many ids.
             allowed: When given, rising ids; no other comes back.
+        """
+        ...
+
+    def close(self, queries: Vectors, least: float, most: int) -> "list[Close]":
+        """Return for each of QUERIES, `(n, dim)`, the MOST ids whose cosine is LEAST or more.
+
+        Each with its cosine, the nearest first.
         """
         ...
 
@@ -103,6 +117,17 @@ class ExactIndex:
             best = np.argpartition(-scores, limit)[:limit]
             ids, scores = ids[best], scores[best]
         return ids[np.argsort(-scores, kind="stable")]
+
+    def close(self, queries: Vectors, least: float, most: int) -> "list[Close]":
+        """Return for each of QUERIES the MOST ids whose cosine is LEAST or more, nearest first."""
+        ids, rows = self._ids[: self._n], self._rows[: self._n]
+        found: list[Close] = []
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            for scores in queries[start : start + QUERIES_AT_ONCE] @ rows.T:
+                near = np.flatnonzero(scores >= least)
+                best = near[np.argsort(-scores[near], kind="stable")[:most]]
+                found.append([(int(ids[i]), float(scores[i])) for i in best])
+        return found
 
     def get(self, ids: Ids) -> Vectors:
         """Return the vectors of IDS, shape `(len(ids), dim)`; zeros where there is none."""

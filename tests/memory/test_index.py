@@ -92,6 +92,16 @@ def test_the_nearest_come_back_best_first(make: MakeIndex) -> None:
         assert index.nearest(vectors[i], 1, None).tolist() == [10 + i]
 
 
+def test_what_is_close_to_many_questions_comes_with_its_cosine(make: MakeIndex) -> None:
+    index, vectors = make(), unit(200, DIM)
+    near = vectors[5] + 0.1 * vectors[6]
+    vectors[7] = near / np.linalg.norm(near)
+    fill(index, list(range(200)), vectors)
+    found = index.close(vectors[[5, 50]], 0.9, 3)
+    assert [[id for id, _ in each] for each in found] == [[5, 7], [50]]
+    assert found[0][1][1] == pytest.approx(float(vectors[5] @ vectors[7]), abs=1e-4)
+
+
 def test_only_what_is_allowed_comes_back(make: MakeIndex) -> None:
     index, vectors = make(), unit(200, DIM)
     fill(index, list(range(200)), vectors)
