@@ -57,7 +57,8 @@ class MemoryStore(Store):
                 writer.add(entry)
                 for old in entry.supersedes:
                     self._end(db, old, version.written_us, "superseded")
-                    self._link(db, Link(source=version.uid, target=old, kind="supersedes", score=1))
+                    link = Link(source=version.uid, target=old, kind="supersedes", score=1)
+                    self._link(db, [link], version.written_us)
                 kept.append(Kept(index=index, status="stored", uid=version.uid))
             writer.flush()
         return kept
@@ -161,8 +162,7 @@ class MemoryStore(Store):
         """Record LINKS; one that is known keeps its first score."""
         if links:
             with self.writing() as db:
-                for link in links:
-                    self._link(db, link, at_us)
+                self._link(db, links, at_us)
 
     def add_vectors(self, embedder: str, dim: int, vectors: Sequence[tuple[int, bytes]]) -> None:
         """Store VECTORS (part id, float16 bytes); of parts that went meanwhile nothing is kept."""
@@ -376,11 +376,13 @@ class MemoryStore(Store):
     def _set_space(self, db: sa.Connection, memory_id: int, space: str) -> None:
         db.execute(sa.update(t.part).where(t.part.c.memory_id == memory_id).values(space=space))
 
-    def _link(self, db: sa.Connection, link: Link, at_us: int = 0) -> None:
-        statement = self._insert(t.link).values(
-            source=link.source, target=link.target, kind=link.kind, score=link.score, at_us=at_us
-        )
-        db.execute(statement.on_conflict_do_nothing())
+    def _link(self, db: sa.Connection, links: Sequence[Link], at_us: int) -> None:
+        rows = [
+            {"source": x.source, "target": x.target, "kind": x.kind, "score": x.score,
+             "at_us": at_us}
+            for x in links
+        ]  # fmt: skip
+        db.execute(self._insert(t.link).on_conflict_do_nothing(), rows)
 
 
 class _Writer:
