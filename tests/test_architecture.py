@@ -66,7 +66,7 @@ def test_only_a_server_module_and_the_processes_read_the_clock() -> None:
 
 
 def test_only_a_store_knows_the_database() -> None:
-    allowed = {"store", "tables", "reading", "counting", "dumping", "trials"}
+    allowed = {"store", "tables", "reading", "counting", "dumping", "trials", "rows"}
     users = {m.rsplit(".", 1)[-1] for m in importers("sqlalchemy")}
     assert users <= allowed
     assert importers("sqlite3") <= {"arsenale_daemon.doctor"}  # its version, for the user

@@ -29,7 +29,9 @@ LEAST_RELEVANCE, LEAST_SHARE = 0.15, 0.2
 MANY_ITEMS = 30
 """From so many items on only the failed ones are told one by one."""
 
-SHORTEST_HANDLE = 6
+HANDLE = re.compile(r"[0-9a-f-]{6,36}")
+"""What may name a memory: the last characters of its id, 6 at least."""
+
 CHARS_PER_TOKEN = 4
 """English text and common tokenizers; close enough for a budget."""
 
@@ -45,7 +47,9 @@ SHOWN_CHARS = 1_200
 READ_CHARS = 20_000
 """Longest content that `read` gives at a time."""
 
-_NAMESPACE = re.compile(r"[^\s,*\x00-\x1f][^,*\x00-\x1f]{0,118}[^\s,*\x00-\x1f]|[^\s,*\x00-\x1f]")
+_IN_NAME = r"\x00-\x1f\x7f-\x9f\ud800-\udfff,*"
+NAMESPACE = re.compile(rf"[^\s{_IN_NAME}](?:[^{_IN_NAME}]{{0,118}}[^\s{_IN_NAME}])?")
+"""Up to 120 characters, no space at the ends, and nothing that a filter or a file cannot say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,7 @@ def namespace_name(name: str) -> str:
     Raises:
         InvalidError: It cannot.
     """
-    if not _NAMESPACE.fullmatch(name):
+    if not NAMESPACE.fullmatch(name):
         raise InvalidError(
             f"{name!r} is no name for a namespace",
             hint="up to 120 characters, without comma, asterisk or control characters",

@@ -24,7 +24,7 @@ NEAR_COSINE = 0.9
 ECHO_SHARE = 0.8
 """A text that has this share of the words of a recalled memory, and no others, repeats it."""
 
-_INJECTED = re.compile(rf"<{RECALL_TAG}\b[^>]*>.*?(?:</{RECALL_TAG}>|\Z)", re.DOTALL)
+_OPENING, _CLOSING = f"<{RECALL_TAG}>", f"</{RECALL_TAG}>"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ud800-\udfff]")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NOT = re.compile(r"\b(?:not|no|never|cannot|without)\b|n't\b", re.IGNORECASE)
@@ -57,15 +57,7 @@ def checked(draft: Draft) -> Draft:
     Raises:
         InvalidError: Nothing is left, or a limit is passed.
     """
-    content = _CONTROL.sub("", _INJECTED.sub("", draft.content)).strip()
-    if not content:
-        said = "only repeats what was recalled" if draft.content.strip() else "is empty"
-        raise InvalidError(f"the memory {said}", hint="say in a sentence what is to be kept")
-    if len(content) > MAX_CONTENT_CHARS:
-        raise InvalidError(
-            f"the memory has {len(content):,} characters, more than {MAX_CONTENT_CHARS:,}",
-            hint="split it into several",
-        )
+    content = cleaned(draft.content)
     if draft.kind not in get_args(Kind):
         raise InvalidError(
             f"no kind {draft.kind!r}", hint=f"it is one of {', '.join(get_args(Kind))}"
@@ -75,10 +67,48 @@ def checked(draft: Draft) -> Draft:
     return replace(
         draft,
         content=content,
-        tags=_labels("tags", draft.tags),
-        domains=_labels("domains", draft.domains),
-        entities=_labels("entities", draft.entities),
+        tags=labels("tags", draft.tags),
+        domains=labels("domains", draft.domains),
+        entities=labels("entities", draft.entities),
     )
+
+
+def cleaned(text: str) -> str:
+    """Return TEXT without control characters and without what we injected ourselves.
+
+    Raises:
+        InvalidError: Nothing is left, or it is too long.
+    """
+    if len(text) > 2 * MAX_CONTENT_CHARS:
+        raise InvalidError(f"the memory has {len(text):,} characters", hint="split it into several")
+    content = _CONTROL.sub("", _without_injected(text)).strip()
+    if not content:
+        said = "only repeats what was recalled" if text.strip() else "is empty"
+        raise InvalidError(f"the memory {said}", hint="say in a sentence what is to be kept")
+    if len(content) > MAX_CONTENT_CHARS:
+        raise InvalidError(
+            f"the memory has {len(content):,} characters, more than {MAX_CONTENT_CHARS:,}",
+            hint="split it into several",
+        )
+    return content
+
+
+def plain(text: str) -> str:
+    """Return TEXT without control characters and halves of surrogate pairs."""
+    return _CONTROL.sub("", text)
+
+
+def _without_injected(text: str) -> str:
+    """Return TEXT without the blocks that injection writes; a mere mention of the tag stays."""
+    parts: list[str] = []
+    at = 0
+    while (start := text.find(_OPENING, at)) >= 0:
+        end = text.find(_CLOSING, start)
+        if end < 0:
+            break
+        parts.append(text[at:start])
+        at = end + len(_CLOSING)
+    return "".join([*parts, text[at:]])
 
 
 def version(draft: Draft, uid: str, now_us: int) -> Version:
@@ -153,7 +183,8 @@ def is_echo(content: str, recalled: str, cosine: float) -> bool:
     )
 
 
-def _labels(name: str, given: tuple[str, ...]) -> tuple[str, ...]:
+def labels(name: str, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the labels GIVEN, cleaned, sorted, each once; NAME is for the error."""
     cleaned = {_CONTROL.sub("", label).strip().lstrip("#") for label in given}
     found = sorted(label for label in cleaned if label)
     if len(found) > MAX_LABELS or any(len(label) > MAX_LABEL_CHARS for label in found):

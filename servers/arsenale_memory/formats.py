@@ -11,16 +11,18 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
+from uuid import UUID
 
 import yaml
 
 from arsenale_core.errors import InvalidError
-from arsenale_memory import codec, moments
-from arsenale_memory.record import Version
+from arsenale_memory import answers, capture, codec, moments
+from arsenale_memory.record import Ended, Kind, Labels, Version
 
 Format: TypeAlias = Literal["jsonl", "markdown", "graph", "claude"]
 
+MAX_NAME_CHARS = 400
 MARK = "arsenale-memory"
 """First field of our own JSONL lines."""
 
@@ -82,28 +84,71 @@ def version_in(said: Mapping[str, Any]) -> Version:
         InvalidError: A field is missing or of the wrong kind.
     """
     try:
-        return Version(
-            uid=str(said["id"]),
-            number=int(said["version"]),
-            namespace=str(said["namespace"]),
-            owner=str(said["owner"]),
-            kind=said["kind"],
-            content=str(said["content"]),
-            subject=said.get("subject"),
-            session=said.get("session"),
+        found = Version(
+            uid=str(UUID(_needed(said, "id"))),
+            number=_number(said, "version", 1, 1_000_000),
+            namespace=answers.namespace_name(_needed(said, "namespace")),
+            owner=_needed(said, "owner"),
+            kind=_one_of(said["kind"], get_args(Kind)),
+            content=capture.cleaned(_needed(said, "content")),
+            subject=_optional(said, "subject"),
+            session=_optional(said, "session"),
             importance=float(said["importance"]),
-            labels=codec.labels_in(said),
-            source=codec.source_in(said["source"]),
+            labels=_labels(said),
+            source=codec.source_in({k: str(v) for k, v in dict(said["source"]).items()}),
             recalled=bool(said.get("recalled", False)),
-            created_us=int(said["created_us"]),
-            written_us=int(said["written_us"]),
-            valid_from_us=int(said["valid_from_us"]),
-            valid_to_us=said.get("valid_to_us"),
-            ended_us=said.get("ended_us"),
-            ended=said.get("ended"),
+            created_us=_moment(said, "created_us"),
+            written_us=_moment(said, "written_us"),
+            valid_from_us=_moment(said, "valid_from_us"),
+            valid_to_us=_moment(said, "valid_to_us") if "valid_to_us" in said else None,
+            ended_us=_moment(said, "ended_us") if "ended_us" in said else None,
+            ended=_one_of(said["ended"], get_args(Ended)) if "ended" in said else None,
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as exc:
         raise InvalidError(f"a field is missing or wrong ({exc})") from exc
+    if not 0 <= found.importance <= 1 or (found.ended is None) != (found.ended_us is None):
+        raise InvalidError("`importance`, or `ended` and `ended_us`, are wrong")
+    return found
+
+
+def _needed(said: Mapping[str, Any], name: str) -> str:
+    if not isinstance(said[name], str):
+        raise TypeError(f"{name} is no text")
+    return capture.plain(said[name])
+
+
+def _optional(said: Mapping[str, Any], name: str) -> str | None:
+    return None if said.get(name) is None else _needed(said, name)[:MAX_NAME_CHARS]
+
+
+def _number(said: Mapping[str, Any], name: str, least: int, most: int) -> int:
+    value = said[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} is out of range")
+    return value
+
+
+def _moment(said: Mapping[str, Any], name: str) -> int:
+    return _number(said, name, moments.EARLIEST_US, moments.LATEST_US)
+
+
+def _one_of(value: object, known: Sequence[Any]) -> Any:
+    if value not in known:
+        raise ValueError(f"{value!r} is none of {', '.join(known)}")
+    return value
+
+
+def _labels(said: Mapping[str, Any]) -> Labels:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in ("tags", "domains", "entities"):
+        values = said.get(name, [])
+        if not isinstance(values, list):
+            raise TypeError(f"{name} is no list")
+        texts = cast("list[object]", values)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"{name} has what is no text")
+        found[name] = tuple(map(str, texts))
+    return Labels(**found)
 
 
 # JSONL.

@@ -13,7 +13,6 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from arsenale_core import logs
-from arsenale_core.errors import ArsenaleError
 from arsenale_memory import answers, moments
 from arsenale_memory.personas import Personas
 from arsenale_memory.record import Filter
@@ -124,7 +123,7 @@ class Injector:
         try:
             if not await self._knows_nothing(persona, project):
                 await self.personas.checkpoint(persona, project, reason=reason)
-        except (ArsenaleError, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001  # the edge of a task: a hook takes no server down
             logs.get("arsenale.memory").warning("no checkpoint", reason=str(exc))
 
     async def _knows_nothing(self, persona: str, project: Path | None) -> bool:

@@ -160,7 +160,10 @@ class Knowledge:
             Kept(index=k.index, status=k.status, uid=k.uid, links=tuple(links.get(k.uid, ())))
             for k in kept
         ]
-        kept += [Kept(index=i, status="echo", uid=uid) for i, uid in echoes.items()]
+        for i, uid in echoes.items():
+            if entries[i].supersedes:
+                self.store.supersede(uid, entries[i].supersedes, self.now_us)
+            kept.append(Kept(index=i, status="echo", uid=uid))
         return sorted(kept, key=lambda k: k.index)
 
     def _echoes(self, entries: Sequence[Entry]) -> dict[int, str]:

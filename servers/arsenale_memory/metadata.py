@@ -22,7 +22,9 @@ MIN_DOMAIN_SCORE = 1.0
 
 _CODE = re.compile(r"`([^`\n]{2,60})`")
 _URL = re.compile(r"https?://([^\s/:>)\]]+)")
-_FILE = re.compile(r"(?<![\w/.])(?:[\w.-]+/)*[\w-]+\.(?:[a-z]{1,4}\d?|toml|json|yaml)\b(?!\.\w)")
+_FILE = re.compile(
+    r"(?<![\w/.-])(?:[\w.-]{1,60}/){0,12}[\w-]{1,60}\.(?:[a-z]{1,4}\d?|toml|json|yaml)\b(?!\.\w)"
+)
 _HANDLE = re.compile(r"(?<![\w@])@[A-Za-z][\w-]{1,38}")
 _IDENTIFIER = re.compile(
     r"\b(?:[a-z]+(?:_[a-z0-9]+)+|[a-z]+[A-Z]\w+|[A-Z][a-z]+[A-Z]\w*|[A-Z]{2,}[a-z0-9]+\w*)\b"

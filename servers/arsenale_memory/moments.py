@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from arsenale_core.errors import InvalidError
 
+EARLIEST_US, LATEST_US = -62_104_060_800_000_000, 253_370_764_800_000_000
+"""The years 2 to 9998: within them every time zone has a date."""
+
 _SPAN = re.compile(r"(\d{1,5})\s*([mhdwy])")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_557_600}
 
@@ -18,6 +21,13 @@ def parse(text: str, now_s: float, zone: tzinfo | None) -> int:
     Raises:
         InvalidError: It is none of these.
     """
+    found = _parsed(text, now_s, zone)
+    if not EARLIEST_US <= found <= LATEST_US:
+        raise InvalidError(f"{text!r} is out of range", hint="a moment lies in the years 2 to 9998")
+    return found
+
+
+def _parsed(text: str, now_s: float, zone: tzinfo | None) -> int:
     said = text.strip().lower()
     now = datetime.fromtimestamp(now_s, zone or UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -183,7 +183,10 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def _write_block(path: Path, name: str, body: str, force: bool) -> Path | None:
-    before = path.read_bytes().decode("utf-8") if path.exists() else ""
+    try:
+        before = path.read_bytes().decode("utf-8") if path.exists() else ""
+    except UnicodeDecodeError as exc:
+        raise InvalidError(f"{path} is not UTF-8", hint="mend or move it") from exc
     try:
         after = managed.put(before, name, body, force=force)
     except ConflictError:

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,6 +41,10 @@ PROBES = 10
 """So many questions are asked before a snapshot and after a restore."""
 
 MOST_CHANGES = 100
+DAY_US = 86_400_000_000
+
+RESTORE_TRIES = 5
+"""So often a restore begins anew when memories come between snapshot and restore."""
 
 
 @dataclass(slots=True, eq=False)
@@ -128,11 +132,17 @@ class Personas(PersonaFiles):
         if not apply:
             other = await self._other(persona, project, compare_with)
             return await to_thread.run_sync(self._compared, persona, old, at_us, other)
-        before = await self.checkpoint(persona, project, reason="before restore")
-        async with self._one:
-            await to_thread.run_sync(self._put_back, persona, old)
-            await to_thread.run_sync(self.memory.knowledge().release)
-            report = await self._verified(persona, old, at_us)
+        for _ in range(RESTORE_TRIES):
+            seen = await to_thread.run_sync(self._seen)
+            before = await self.checkpoint(persona, project, reason="before restore")
+            async with self._one:
+                kept = await to_thread.run_sync(self._kept_at, persona, before.at)
+                if await to_thread.run_sync(self._put_back, persona, old, kept, seen):
+                    await to_thread.run_sync(self.memory.knowledge().release)
+                    report = await self._verified(persona, old, at_us)
+                    break
+        else:
+            raise ConflictError("memories keep coming", hint="restore when nobody writes")
         report.undo = f"restore_identity(date={before.at!r}) brings back what was there before."
         return report
 
@@ -233,8 +243,8 @@ class Personas(PersonaFiles):
     def moment(self, date: str) -> int:
         """Return the moment that DATE means for a snapshot: of a bare date its end."""
         if re.fullmatch(r"\d{4}-\d\d-\d\d", date.strip()):
-            day = datetime.fromisoformat(date.strip()).replace(tzinfo=self.zone or UTC)
-            return moments.us(day + timedelta(days=1)) - 1
+            begins = moments.parse(date, self.memory.now(), self.zone)
+            return begins + DAY_US - 1
         if date.strip().lower() == "today":
             return self.memory.now_us
         return moments.parse(date, self.memory.now(), self.zone)
@@ -326,14 +336,27 @@ class Personas(PersonaFiles):
             found |= snapshots.contents(names, self.objects)
         return {key: {k: v for k, v in row.items() if k != "id"} for key, row in found.items()}
 
-    def _put_back(self, persona: str, old: Manifest) -> None:
-        """Put memories, then files back. All is read first: a damaged snapshot changes nothing."""
+    def _seen(self) -> int:
+        """Return the newest change of the store: what comes after it is in no snapshot yet."""
+        with self.memory.store.reading() as db:
+            return reading.changes(db, 0)[0]
+
+    def _kept_at(self, persona: str, at: str) -> Manifest:
+        return self._manifest(self._as_of(persona, at)[0])
+
+    def _put_back(self, persona: str, old: Manifest, kept: Manifest, seen: int) -> bool:
+        """Put memories, then files back; false when memories came after the change SEEN.
+
+        All is read first: a damaged snapshot changes nothing. Only what KEPT has is deleted.
+        """
         files = snapshots.files_of(old.files, self.objects)
         for namespace, names in old.segments.items():
             links = json.loads(self.objects.get(old.links[namespace]))
-            rows = list(snapshots.rows(names, self.objects))  # all objects are whole, or nothing
-            self.memory.store.restore(namespace, rows, links)
-        snapshots.restore_files(self.place(persona), files)
+            rows = list(snapshots.rows(names, self.objects))
+            if self.memory.store.restore(namespace, rows, links, unchanged_since=seen) is None:
+                return False
+        snapshots.restore_files(self.place(persona), files, kept.files)
+        return True
 
     async def _verified(self, persona: str, old: Manifest, at_us: int) -> RestoreReport:
         namespace = next(iter(old.segments))
@@ -343,17 +366,19 @@ class Personas(PersonaFiles):
         )
 
         def compared() -> tuple[bool, bool]:
-            files = snapshots.hashes(self.place(persona)) == dict(old.files)
+            present = snapshots.hashes(self.place(persona))
+            files = all(present.get(path) == sha for path, sha in old.files.items())
             with self.memory.store.reading() as db:
                 ids = reading.namespace_ids(db, [namespace])
-                now, _ = snapshots.keep_rows(
+                segments, _ = snapshots.keep_rows(
                     (row for id in ids.values() for row in dumping.dumped(db, id)), self.objects
                 )
             again = Manifest(
-                persona=persona, files={}, segments={namespace: now}, links={}, versions=0,
+                persona=persona, files={}, segments={namespace: segments}, links={}, versions=0,
                 probes=(), values={},
             )  # fmt: skip
-            return files, self._versions(again) == self._versions(old)
+            then, now = self._versions(old), self._versions(again)
+            return files, all(now.get(key) == version for key, version in then.items())
 
         files, memories = await to_thread.run_sync(compared)
         if not (files and memories):

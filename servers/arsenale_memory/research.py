@@ -142,6 +142,9 @@ class Research:
             ]
             dim = int(vectors.shape[1])
             await to_thread.run_sync(self.store.add_vectors, name, dim, packed)
+            if not await to_thread.run_sync(self.runs, NAMED_EMBEDDINGS):
+                await to_thread.run_sync(self.store.forget_vectors, name)  # withdrawn meanwhile
+                return 0
             done += len(parts)
             after = parts[-1][0]
         return done

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Literal
 
 from anyio import to_thread
 
-from arsenale_core.errors import InvalidError, NotFoundError
+from arsenale_core.errors import ArsenaleError, InvalidError, NotFoundError
 from arsenale_memory import answers, counting, moments, reading
 from arsenale_memory.answers import Changes
 from arsenale_memory.models import (
@@ -104,7 +104,7 @@ class Memory:
             try:
                 drafts.append(self._draft(item, namespace, source))
                 places.append(index)
-            except InvalidError as exc:
+            except ArsenaleError as exc:
                 failed.append(KeptMemory(index=index, status="failed", reason=str(exc)))
         kept, problems = await self.knowledge().remember(drafts, progress)
         failed += [
@@ -185,6 +185,7 @@ class Memory:
         """Add a version with CHANGES; the former one stays in the history."""
         self.used("revise")
         uid = await to_thread.run_sync(self.uid, id)
+        changes = _cleaned(changes)
 
         def changed(before: Version, now_us: int) -> Version:
             return answers.revised(before, changes, now_us, self._moment)
@@ -199,8 +200,10 @@ class Memory:
         self, action: Literal["change", "forget", "undo"], ids: Sequence[str], changes: Changes
     ) -> list[RevisedMemory]:
         """Revise, forget or bring back the memories IDS; all exist, or nothing is done."""
-        for id in ids:
-            await to_thread.run_sync(self.uid, id)
+        ids = list(dict.fromkeys([await to_thread.run_sync(self.uid, id) for id in ids]))
+        if action == "change":
+            for uid in ids:
+                await to_thread.run_sync(self._must_be_current, uid)
         match action:
             case "change":
                 return [await self.revise(id, changes) for id in ids]
@@ -286,7 +289,7 @@ class Memory:
             NotFoundError: It means none.
             InvalidError: It may mean several.
         """
-        if len(id) < answers.SHORTEST_HANDLE:
+        if not answers.HANDLE.fullmatch(id.lower()):
             raise NotFoundError("memory", id, hint="give the id that `recall` shows")
         with self.store.reading() as db:
             found = reading.resolve(db, id)
@@ -296,13 +299,24 @@ class Memory:
             raise InvalidError(f"{id!r} may be several memories", hint="give more characters")
         return found[0]
 
+    def _must_be_current(self, uid: str) -> None:
+        with self.store.reading() as db:
+            if reading.current(db, uid) is None:
+                raise NotFoundError(
+                    "current memory", answers.handle(uid), hint="it was forgotten or superseded"
+                )
+
     def filter(self, query: Query) -> Filter:
         """Return QUERY as the store understands it; `*` is every namespace."""
-        name = query.namespace or self.namespace
-        names = () if name == "*" else tuple(part.strip() for part in name.split(",") if part)
+        asked = query.namespace or self.namespace
+        names = tuple(part.strip() for part in asked.split(",") if part.strip())
+        if not names:
+            raise InvalidError(f"{asked!r} names no namespace", hint="* is every one")
+        if "*" in names:
+            names = ()
         return Filter(
             namespaces=names,
-            tags=tuple(query.tags),
+            tags=tuple(tag.strip().lstrip("#") for tag in query.tags),
             domains=tuple(query.domains),
             kinds=tuple(query.kinds),
             session=query.session,
@@ -413,3 +427,14 @@ class Memory:
             database=self.store.dialect,
             hint=None if totals["memories"] else EMPTY_HINT,
         )  # fmt: skip
+
+
+def _cleaned(changes: Changes) -> Changes:
+    """Return CHANGES with content and tags as a capture would take them."""
+    from arsenale_memory import capture  # noqa: PLC0415  # it brings numpy
+
+    return replace(
+        changes,
+        content=None if changes.content is None else capture.cleaned(changes.content),
+        tags=None if changes.tags is None else capture.labels("tags", tuple(changes.tags)),
+    )

@@ -93,8 +93,12 @@ def files_of(files: Mapping[str, str], objects: Objects) -> dict[str, bytes]:
     return {path: objects.get(name) for path, name in files.items()}
 
 
-def restore_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make FOLDER hold FILES and no other; each file is written whole or not at all."""
+def restore_files(folder: Path, files: Mapping[str, bytes], kept: Iterable[str]) -> None:
+    """Make FOLDER hold FILES; of others only those go that a snapshot has: KEPT.
+
+    Each file is written whole or not at all.
+    """
+    gone = set(kept) - set(files)
     for path, data in files.items():
         target = _inside(folder, path)
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -104,7 +108,7 @@ def restore_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_symlink():
             continue
-        if path.is_file() and path.relative_to(folder).as_posix() not in files:
+        if path.is_file() and path.relative_to(folder).as_posix() in gone:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()

@@ -1,42 +1,24 @@
 """Memories in one database: append-only versions, their parts for the index, their vectors."""
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from arsenale_core.errors import ConflictError, NotFoundError
-from arsenale_core.store import Store
 from arsenale_memory import codec, reading
 from arsenale_memory import tables as t
 from arsenale_memory.record import Ended, Entry, Kept, Link, Version
-
-NEIGHBOUR_CHARS = 400
-"""So much of the memory before and after is indexed with a memory."""
-
-CHANGES_KEPT = 50_000
-"""Followers that are further behind read everything anew."""
-
-CHUNK = 500
-"""Values in one `IN (...)`."""
+from arsenale_memory.rows import CHUNK, RowStore, Writer
 
 
-class MemoryStore(Store):
+class MemoryStore(RowStore):
     """Every write of memory; `reading.py` has the queries.
 
     What is promised: when a method has returned, what it wrote survives a kill -9 of any process.
     A write is one transaction: rows, full-text index and vectors are there together or not at all.
     """
-
-    NAME: ClassVar[str] = "memory"
-    MIGRATIONS: ClassVar = t.MIGRATIONS
-
-    def __init__(self, where: Path | str) -> None:
-        super().__init__(where)
-        self._insert_part = self._hot(sa.insert(t.part), [c.name for c in t.part.c])
-        self._insert_label = self._hot(sa.insert(t.label), [c.name for c in t.label.c])
 
     def add(self, entries: Sequence[Entry], *, even_if_known: bool = False) -> list[Kept]:
         """Store ENTRIES as first or next versions, in their order, in one transaction.
@@ -46,30 +28,41 @@ class MemoryStore(Store):
         """
         kept: list[Kept] = []
         with self.writing() as db:
-            self._one_writer(db)
-            writer = _Writer(self, db, entries)
+            self.one_writer(db)
+            writer = Writer(self, db, entries)
             for index, entry in enumerate(entries):
                 version = entry.version
                 known = None if even_if_known else writer.known(version)
                 if known is not None:
                     kept.append(Kept(index=index, status="duplicate", uid=known))
+                    self._supersede(db, known, entry.supersedes, version.written_us)
                     continue
                 writer.add(entry)
-                for old in entry.supersedes:
-                    self._end(db, old, version.written_us, "superseded")
-                    link = Link(source=version.uid, target=old, kind="supersedes", score=1)
-                    self._link(db, [link], version.written_us)
+                self._supersede(db, version.uid, entry.supersedes, version.written_us)
                 kept.append(Kept(index=index, status="stored", uid=version.uid))
             writer.flush()
         return kept
+
+    def supersede(self, uid: str, old: Sequence[str], at_us: int) -> None:
+        """End the memories OLD in favour of UID."""
+        with self.writing() as db:
+            self.one_writer(db)
+            self._supersede(db, uid, old, at_us)
+
+    def _supersede(self, db: sa.Connection, uid: str, old: Sequence[str], at_us: int) -> None:
+        for other in old:
+            if other != uid:
+                self._end(db, other, at_us, "superseded")
+                link = Link(source=uid, target=other, kind="supersedes", score=1)
+                self._link(db, [link], at_us)
 
     def add_versions(self, entries: Sequence[Entry]) -> list[Kept]:
         """Store ENTRIES as they are, but for those whose id and number are taken."""
         kept: list[Kept] = []
         with self.writing() as db:
-            self._one_writer(db)
+            self.one_writer(db)
             taken = reading.numbers(db, sorted({entry.version.uid for entry in entries}))
-            writer = _Writer(self, db, entries)
+            writer = Writer(self, db, entries)
             for index, entry in enumerate(entries):
                 key = (entry.version.uid, entry.version.number)
                 status: Literal["stored", "duplicate"] = "duplicate" if key in taken else "stored"
@@ -87,13 +80,13 @@ class MemoryStore(Store):
             NotFoundError: UID names no memory that is current.
         """
         with self.writing() as db:
-            self._one_writer(db)
+            self.one_writer(db)
             before = reading.current(db, uid)
             if before is None:
                 raise NotFoundError("memory", uid, hint="`recall` shows the ids of current ones")
             entry = entry_of(before)
             self._end(db, uid, at_us, "revised")
-            writer = _Writer(self, db, [entry])
+            writer = Writer(self, db, [entry])
             writer.add(entry)
             writer.flush()
             return entry.version
@@ -101,8 +94,22 @@ class MemoryStore(Store):
     def forget(self, uids: Sequence[str], at_us: int) -> int:
         """End the current versions of UIDS as forgotten; return how many there were."""
         with self.writing() as db:
-            self._one_writer(db)
-            return sum(self._end(db, uid, at_us, "forgotten") for uid in uids)
+            self.one_writer(db)
+            return sum(self._forget(db, uid, at_us) for uid in uids)
+
+    def _forget(self, db: sa.Connection, uid: str, at_us: int) -> int:
+        """Forget UID; also one that was superseded: the newest version is the forgotten one."""
+        if self._end(db, uid, at_us, "forgotten"):
+            return 1
+        newest = (
+            sa.select(t.memory.c.id)
+            .where(t.memory.c.uid == uid)
+            .order_by(t.memory.c.number.desc())
+            .limit(1)
+        )
+        forgotten = {"ended": "forgotten", "ended_us": at_us}
+        once = (t.memory.c.id == newest.scalar_subquery()) & (t.memory.c.ended != "forgotten")
+        return db.execute(sa.update(t.memory).where(once).values(**forgotten)).rowcount
 
     def unforget(self, uid: str) -> Version:
         """Make the version current again that was forgotten last.
@@ -112,7 +119,7 @@ class MemoryStore(Store):
             ConflictError: It has a current version.
         """
         with self.writing() as db:
-            self._one_writer(db)
+            self.one_writer(db)
             if reading.current(db, uid) is not None:
                 raise ConflictError(f"memory {uid!r} is current", hint="there is nothing to undo")
             row = db.execute(
@@ -133,30 +140,32 @@ class MemoryStore(Store):
 
     def erase(self, uids: Sequence[str]) -> int:
         """Delete every version of UIDS for good; return how many rows went."""
-        gone = 0
         with self.writing() as db:
-            self._one_writer(db)
-            for start in range(0, len(uids), CHUNK):
-                rows = db.execute(
-                    sa.select(t.memory.c.namespace_id, t.memory.c.id).where(
-                        t.memory.c.uid.in_(uids[start : start + CHUNK])
-                    )
-                ).all()
-                gone += self.drop(db, [(row.namespace_id, row.id) for row in rows])
-                for column in (t.link.c.source, t.link.c.target):
-                    db.execute(sa.delete(t.link).where(column.in_(uids[start : start + CHUNK])))
+            self.one_writer(db)
+            return self._erase(db, uids)
+
+    def _erase(self, db: sa.Connection, uids: Sequence[str]) -> int:
+        gone = 0
+        for start in range(0, len(uids), CHUNK):
+            rows = db.execute(
+                sa.select(t.memory.c.namespace_id, t.memory.c.id).where(
+                    t.memory.c.uid.in_(uids[start : start + CHUNK])
+                )
+            ).all()
+            gone += self.drop(db, [(row.namespace_id, row.id) for row in rows])
+            for column in (t.link.c.source, t.link.c.target):
+                db.execute(sa.delete(t.link).where(column.in_(uids[start : start + CHUNK])))
         return gone
 
     def erase_forgotten(self, before_us: int) -> int:
         """Erase what was forgotten before BEFORE_US; return how many rows went."""
-        with self.reading() as db:
-            uids = db.scalars(
-                sa.select(t.memory.c.uid).where(
-                    t.memory.c.ended == "forgotten", t.memory.c.ended_us < before_us
-                )
-            ).all()
-            gone = [uid for uid in set(uids) if reading.current(db, uid) is None]
-        return self.erase(gone) if gone else 0
+        old = sa.select(t.memory.c.uid).where(
+            t.memory.c.ended == "forgotten", t.memory.c.ended_us < before_us
+        )
+        with self.writing() as db:  # chosen and erased in one: an undo in between would be lost
+            self.one_writer(db)
+            uids = sorted(set(db.scalars(old)))
+            return self._erase(db, [uid for uid in uids if reading.current(db, uid) is None])
 
     def add_links(self, links: Sequence[Link], at_us: int) -> None:
         """Record LINKS; one that is known keeps its first score."""
@@ -167,7 +176,7 @@ class MemoryStore(Store):
     def add_vectors(self, embedder: str, dim: int, vectors: Sequence[tuple[int, bytes]]) -> None:
         """Store VECTORS (part id, float16 bytes); of parts that went meanwhile nothing is kept."""
         with self.writing() as db:
-            self._one_writer(db)
+            self.one_writer(db)
             embedder_id = self.embedder_id(db, embedder, dim)
             ids = [part_id for part_id, _ in vectors]
             rows = db.execute(
@@ -182,7 +191,7 @@ class MemoryStore(Store):
     def forget_vectors(self, embedder: str) -> int:
         """Delete every vector of EMBEDDER; return how many there were."""
         with self.writing() as db:
-            self._one_writer(db)
+            self.one_writer(db)
             found = db.scalar(sa.select(t.embedder.c.id).where(t.embedder.c.name == embedder))
             if found is None:
                 return 0
@@ -224,21 +233,39 @@ class MemoryStore(Store):
             db.execute(sa.insert(t.checkpoint).values(**row, previous=previous))
 
     def restore(
-        self, namespace: str, rows: Iterable[dict[str, Any]], links: Sequence[dict[str, Any]]
-    ) -> int:
+        self,
+        namespace: str,
+        rows: Sequence[dict[str, Any]],
+        links: Sequence[dict[str, Any]],
+        *,
+        unchanged_since: int,
+    ) -> int | None:
         """Put ROWS (`dumping.dumped`) and LINKS in the place of all that NAMESPACE holds.
 
         One transaction: the namespace is as it was before, or wholly as ROWS say. Rows keep their
         ids where these are free, so that ties are broken as before.
 
         Returns:
-            How many versions there are now.
+            How many versions there are now; `None`, and nothing is done, when the namespace has
+            changed after the change UNCHANGED_SINCE.
+
+        Raises:
+            ConflictError: A memory of ROWS lives in another namespace by now.
         """
         with self.writing() as db:
-            self._one_writer(db)
+            self.one_writer(db)
             space = self.namespace_id(db, namespace, 0)
+            later = (t.change.c.seq > unchanged_since) & (t.change.c.namespace_id == space)
+            if db.scalar(sa.select(sa.func.count()).where(later)):
+                return None
             old = db.scalars(sa.select(t.memory.c.id).where(t.memory.c.namespace_id == space))
             self.drop(db, [(space, id) for id in old])
+            uids = sorted({row["memory"]["uid"] for row in rows})
+            if elsewhere := reading.numbers(db, uids):
+                raise ConflictError(
+                    f"memory {min(elsewhere)[0]} lives in another namespace by now",
+                    hint="forget it there at once, then restore",
+                )
             count = 0
             for row in rows:
                 self._restore_one(db, space, row)
@@ -280,85 +307,6 @@ class MemoryStore(Store):
             else:
                 db.exec_driver_sql("REINDEX INDEX part_words")
 
-    # What a transaction is made of; `snapshots.py` uses some of it too.
-
-    def embedder_id(self, db: sa.Connection, name: str, dim: int) -> int:
-        """Return the id of the embedder NAME, made if it is new."""
-        found = db.scalar(sa.select(t.embedder.c.id).where(t.embedder.c.name == name))
-        if found is None:
-            found = self.take(db, "embedder", 1)
-            db.execute(sa.insert(t.embedder).values(id=found, name=name, dim=dim))
-        return int(found)
-
-    def namespace_id(self, db: sa.Connection, name: str, at_us: int) -> int:
-        """Return the id of the namespace NAME, made if it is new."""
-        found = db.scalar(sa.select(t.namespace.c.id).where(t.namespace.c.name == name))
-        if found is None:
-            found = self.take(db, "namespace", 1)
-            db.execute(sa.insert(t.namespace).values(id=found, name=name, created_us=at_us))
-        return int(found)
-
-    def take(self, db: sa.Connection, name: str, n: int) -> int:
-        """Reserve N numbers of the sequence NAME; return the first. They only ever rise."""
-        statement = self._insert(t.sequence).values(name=name, next=n + 1)
-        statement = statement.on_conflict_do_update(
-            index_elements=["name"], set_={"next": t.sequence.c.next + n}
-        )
-        return int(db.execute(statement.returning(t.sequence.c.next)).scalar_one()) - n
-
-    def touch(self, db: sa.Connection, memories: Sequence[tuple[int, int]]) -> None:
-        """Tell followers that MEMORIES (namespace id, memory id) have changed."""
-        if not memories:
-            return
-        first = self.take(db, "change", len(memories))
-        rows = [
-            {"seq": first + i, "namespace_id": namespace_id, "memory_id": id}
-            for i, (namespace_id, id) in enumerate(memories)
-        ]
-        db.execute(sa.insert(t.change), rows)
-        if first // 1000 != (first + len(rows)) // 1000:
-            db.execute(sa.delete(t.change).where(t.change.c.seq < first - CHANGES_KEPT))
-
-    def drop(self, db: sa.Connection, memories: Sequence[tuple[int, int]]) -> int:
-        """Delete the rows of MEMORIES (namespace id, memory id) with all that hangs on them."""
-        for start in range(0, len(memories), CHUNK):
-            ids = [id for _, id in memories[start : start + CHUNK]]
-            parts = sa.select(t.part.c.id).where(t.part.c.memory_id.in_(ids))
-            db.execute(sa.delete(t.vector).where(t.vector.c.part_id.in_(parts)))
-            db.execute(sa.delete(t.part).where(t.part.c.memory_id.in_(ids)))
-            db.execute(sa.delete(t.label).where(t.label.c.memory_id.in_(ids)))
-            db.execute(sa.delete(t.memory).where(t.memory.c.id.in_(ids)))
-        self.touch(db, memories)
-        return len(memories)
-
-    def put_vectors(
-        self, db: sa.Connection, embedder_id: int, vectors: Sequence[tuple[int, bytes]]
-    ) -> None:
-        """Write VECTORS (part id, float16 bytes), in place of what is there."""
-        if not vectors:
-            return
-        statement = self._insert(t.vector)
-        statement = statement.on_conflict_do_update(
-            index_elements=["embedder_id", "part_id"], set_={"data": statement.excluded.data}
-        )
-        rows = [{"embedder_id": embedder_id, "part_id": id, "data": data} for id, data in vectors]
-        db.execute(statement, rows)
-
-    def put_parts(self, db: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
-        """Write ROWS of the table `part`; the full-text index follows."""
-        self._insert_part.run(db, [tuple(row[c.name] for c in t.part.c) for row in rows])
-
-    def put_labels(self, db: sa.Connection, memory_id: int, version: Version) -> None:
-        """Write the labels of VERSION, for filters."""
-        labels = version.labels
-        kinds = (("tag", labels.tags), ("domain", labels.domains), ("entity", labels.entities))
-        rows = {(memory_id, kind, value.lower()) for kind, values in kinds for value in values}
-        self._insert_label.run(db, sorted(rows))
-
-    def _one_writer(self, db: sa.Connection) -> None:
-        if self.dialect == "postgresql":  # SQLite has one writer anyway
-            db.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('arsenale_memory'))")
-
     def _end(self, db: sa.Connection, uid: str, at_us: int, why: Ended) -> int:
         row = db.execute(
             sa.select(t.memory.c.id, t.memory.c.namespace_id).where(
@@ -383,115 +331,3 @@ class MemoryStore(Store):
             for x in links
         ]  # fmt: skip
         db.execute(self._insert(t.link).on_conflict_do_nothing(), rows)
-
-
-class _Writer:
-    """Adds versions within one transaction; rows of parts and vectors go out together."""
-
-    def __init__(self, store: MemoryStore, db: sa.Connection, entries: Sequence[Entry]) -> None:
-        self._store = store
-        self._db = db
-        self._next_memory = store.take(db, "memory", len(entries))
-        self._next_part = store.take(db, "part", sum(len(entry.parts) for entry in entries))
-        self._namespaces: dict[str, int] = {}
-        self._memories: list[dict[str, Any]] = []
-        self._parts: list[dict[str, Any]] = []
-        self._vectors: dict[tuple[str, int], list[tuple[int, bytes]]] = {}
-        self._changed: list[tuple[int, int]] = []
-        self._labels: list[tuple[int, Version]] = []
-        self._last: dict[tuple[int, str], dict[str, Any] | None] = {}
-        self._fresh: dict[tuple[int, bytes], str] = {}
-        self._touched: dict[int, str] = {}
-
-    def known(self, version: Version) -> str | None:
-        """Return the uid that holds the words of VERSION in its namespace already."""
-        namespace_id = self._namespace(version)
-        sha = codec.content_sha(version.content)
-        if (namespace_id, sha) in self._fresh:
-            return self._fresh[namespace_id, sha]
-        return self._db.scalar(
-            sa.select(t.memory.c.uid).where(
-                t.memory.c.sha == sha,
-                t.memory.c.namespace_id == namespace_id,
-                t.memory.c.ended_us.is_(None),
-            )
-        )
-
-    def add(self, entry: Entry) -> None:
-        """Take in one version."""
-        version = entry.version
-        namespace_id = self._namespace(version)
-        id, self._next_memory = self._next_memory, self._next_memory + 1
-        self._memories.append(codec.row(version, id, namespace_id))
-        self._labels.append((id, version))
-        self._fresh[namespace_id, codec.content_sha(version.content)] = version.uid
-        self._changed.append((namespace_id, id))
-        before = self._before(namespace_id, version)
-        first, self._next_part = self._next_part, self._next_part + len(entry.parts)
-        space = t.current if version.ended_us is None else t.past
-        rows: list[dict[str, Any]] = [
-            {
-                "id": first + n,
-                "memory_id": id,
-                "namespace_id": namespace_id,
-                "n": n,
-                "start": part.start,
-                "space": space(namespace_id),
-                "body": part.body,
-                "subject": version.subject or "",
-                "day": reading.day_words(version.valid_from_us),
-                "prev": entry.parts[n - 1].body[-NEIGHBOUR_CHARS:] if n else "",
-                "next": entry.parts[n + 1].body[:NEIGHBOUR_CHARS]
-                if n + 1 < len(entry.parts)
-                else "",
-            }
-            for n, part in enumerate(entry.parts)
-        ]
-        if before is not None:
-            rows[0]["prev"] = before["body"][-NEIGHBOUR_CHARS:]
-            self._tell(before, rows[0]["body"][:NEIGHBOUR_CHARS])
-        if version.session is not None and version.number == 1:
-            self._last[namespace_id, version.session] = rows[-1]
-        self._parts += rows
-        if entry.vectors is not None and entry.embedder is not None:
-            key = (entry.embedder, int(entry.vectors.shape[1]))
-            packed = [(first + n, v.astype("<f2").tobytes()) for n, v in enumerate(entry.vectors)]
-            self._vectors.setdefault(key, []).extend(packed)
-
-    def flush(self) -> None:
-        """Write what was taken in."""
-        if self._memories:
-            self._db.execute(sa.insert(t.memory), self._memories)
-        for id, version in self._labels:
-            self._store.put_labels(self._db, id, version)
-        self._store.put_parts(self._db, self._parts)
-        for id, words in self._touched.items():
-            self._db.execute(sa.update(t.part).where(t.part.c.id == id).values(next=words))
-        for (name, dim), vectors in self._vectors.items():
-            embedder_id = self._store.embedder_id(self._db, name, dim)
-            self._store.put_vectors(self._db, embedder_id, vectors)
-        self._store.touch(self._db, self._changed)
-
-    def _namespace(self, version: Version) -> int:
-        if version.namespace not in self._namespaces:
-            found = self._store.namespace_id(self._db, version.namespace, version.written_us)
-            self._namespaces[version.namespace] = found
-        return self._namespaces[version.namespace]
-
-    def _before(self, namespace_id: int, version: Version) -> dict[str, Any] | None:
-        """Return the part that comes before VERSION in its session."""
-        if version.session is None:
-            return None
-        if version.number > 1:  # a revision stands where the first version stood
-            return reading.part_before(self._db, namespace_id, version)
-        key = (namespace_id, version.session)
-        if key not in self._last:
-            self._last[key] = reading.last_part(self._db, namespace_id, version.session)
-        return self._last[key]
-
-    def _tell(self, before: dict[str, Any], words: str) -> None:
-        """Let the part BEFORE know what comes after it."""
-        if "space" in before:  # not written yet
-            before["next"] = words
-        else:
-            self._touched[before["id"]] = words

@@ -6,7 +6,6 @@ import anyio
 from watchfiles import awatch  # pyright: ignore[reportUnknownVariableType]
 
 from arsenale_core import logs
-from arsenale_core.errors import ArsenaleError
 from arsenale_memory.personas import Personas
 
 STEP_MS = 200
@@ -24,7 +23,7 @@ async def watch(personas: Personas) -> None:
         for persona in sorted(_touched(personas, [Path(path) for _, path in changes])):
             try:
                 written = await personas.render(persona, None)
-            except ArsenaleError as exc:
+            except Exception as exc:  # noqa: BLE001  # the edge of a task
                 log.warning("identity not rendered", persona=persona, reason=str(exc))
             else:
                 if written:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arsenale_core.errors import InvalidError
-from arsenale_memory import claude_files, formats
+from arsenale_memory import answers, capture, claude_files, formats
 from arsenale_memory.formats import Item
 from arsenale_memory.opening import Services
 from arsenale_memory.record import Kind, Labels, Source, Version
@@ -20,7 +20,9 @@ from arsenale_memory.service import Query
 Call = Callable[..., Awaitable[Any]]
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60)
-words = st.text(min_size=1, max_size=12).filter(str.strip)
+words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+spaces = st.from_regex(answers.NAMESPACE, fullmatch=True)
+said = text.map(lambda found: capture.plain(found).strip()).filter(bool)
 labels = st.lists(words, max_size=3, unique=True).map(lambda found: tuple(sorted(found)))
 moments = st.integers(0, 4_000_000_000_000_000)
 
@@ -31,10 +33,10 @@ def versions(draw: st.DrawFn, uid: str, number: int) -> Version:
     return Version(
         uid=uid,
         number=number,
-        namespace=draw(words),
+        namespace=draw(spaces),
         owner=draw(words),
         kind=draw(st.sampled_from(get_args(Kind))),
-        content=draw(text.filter(str.strip)),
+        content=draw(said),
         subject=draw(st.none() | words),
         session=draw(st.none() | words),
         importance=draw(st.floats(0, 1)),
