@@ -46,7 +46,8 @@ Progress = Callable[[int, int], Awaitable[None]]
 class Knowledge:
     """Everything that reads and writes memories; one a process.
 
-    Searches run one at a time in a worker thread; so do writes, on the store's own lock.
+    Searches run one at a time in a worker thread; so do writes, on the store's own lock. Who holds
+    the `gate` keeps new memories of this process out: a restore does, other processes it notices.
     """
 
     store: MemoryStore
@@ -54,6 +55,7 @@ class Knowledge:
     library: Library
     now: Callable[[], float]
     questions: Derived[tuple[str, str, str], Vectors]
+    gate: anyio.Lock = field(default_factory=anyio.Lock)
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _wake: anyio.Event = field(default_factory=anyio.Event)
     _recalled: deque[str] = field(default_factory=lambda: deque[str](maxlen=RECALLED_KEPT))
@@ -126,7 +128,8 @@ class Knowledge:
             )
             for (_, draft), version, p, v in zip(good, versions, parts, vectors, strict=True)
         ]
-        kept = await to_thread.run_sync(self._store_entries, entries)
+        async with self.gate:
+            kept = await to_thread.run_sync(self._store_entries, entries)
         if any(v is None or len(v) < len(p) for v, p in zip(vectors, parts, strict=True)):
             self.wake()
         numbered = [

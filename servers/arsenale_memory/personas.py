@@ -132,17 +132,17 @@ class Personas(PersonaFiles):
         if not apply:
             other = await self._other(persona, project, compare_with)
             return await to_thread.run_sync(self._compared, persona, old, at_us, other)
-        for _ in range(RESTORE_TRIES):
-            seen = await to_thread.run_sync(self._seen)
-            before = await self.checkpoint(persona, project, reason="before restore")
-            async with self._one:
+        async with self.memory.knowledge().gate:
+            for _ in range(RESTORE_TRIES):
+                seen = await to_thread.run_sync(self._seen)
+                before = await self.checkpoint(persona, project, reason="before restore")
                 kept = await to_thread.run_sync(self._kept_at, persona, before.at)
                 if await to_thread.run_sync(self._put_back, persona, old, kept, seen):
-                    await to_thread.run_sync(self.memory.knowledge().release)
-                    report = await self._verified(persona, old, at_us)
                     break
-        else:
-            raise ConflictError("memories keep coming", hint="restore when nobody writes")
+            else:
+                raise ConflictError("memories keep coming", hint="restore when nobody writes")
+            await to_thread.run_sync(self.memory.knowledge().release)
+            report = await self._verified(persona, old, at_us)
         report.undo = f"restore_identity(date={before.at!r}) brings back what was there before."
         return report
 
