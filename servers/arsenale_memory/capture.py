@@ -4,12 +4,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from arsenale_core.embedding.vectors import Vectors
 from arsenale_core.errors import InvalidError
 from arsenale_memory import metadata, splitting
 from arsenale_memory.answers import RECALL_TAG
 from arsenale_memory.importance import importance
-from arsenale_memory.record import Entry, Kind, Labels, Link, Part, Source, Version
+from arsenale_memory.record import Kind, Labels, Link, Part, Source, Version
 from arsenale_memory.words import words
 
 MAX_CONTENT_CHARS = 2_000_000
@@ -139,13 +138,6 @@ def version(draft: Draft, uid: str, now_us: int) -> Version:
         valid_from_us=now_us if draft.at_us is None else draft.at_us,
         valid_to_us=draft.valid_to_us,
     )
-
-
-def entry(
-    version: Version, parts: tuple[Part, ...], embedder: str | None, vectors: Vectors | None
-) -> Entry:
-    """Return VERSION with PARTS and the VECTORS that are known of them."""
-    return Entry(version=version, parts=parts, embedder=embedder, vectors=vectors)
 
 
 def parts(content: str) -> tuple[Part, ...]:

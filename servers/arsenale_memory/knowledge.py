@@ -19,7 +19,7 @@ from arsenale_core.errors import ArsenaleError, UnavailableError
 from arsenale_core.ids import uuid7
 from arsenale_memory import capture, reading, search, words
 from arsenale_memory.capture import Draft
-from arsenale_memory.library import Library, unpacked
+from arsenale_memory.library import Library
 from arsenale_memory.record import Entry, Filter, Kept, Link, Mode, Part, Problem, Version
 from arsenale_memory.store import MemoryStore
 from arsenale_memory.vectors import IndexLostError
@@ -382,12 +382,6 @@ class Knowledge:
     def index_state(self) -> str:
         """Say in words which indexes are open."""
         return self.library.describe()
-
-    def vectors_of(self, part_ids: Sequence[int]) -> dict[int, Vectors]:
-        """Return the stored vectors of parts."""
-        with self.store.reading() as db:
-            found = reading.vectors_of(db, self.embedder.id, part_ids)
-        return {id: unpacked([data])[0] for id, data in found.items()}
 
 
 def _first(entry: Entry) -> Vectors:

@@ -82,11 +82,6 @@ def domains(text: str) -> tuple[str, ...]:
     return tuple(sorted(sorted(strong, key=lambda name: (-scores[name], name))[:MOST_DOMAINS]))
 
 
-def domain_names() -> tuple[str, ...]:
-    """Return the names of all domains."""
-    return tuple(_prototypes())
-
-
 @cache
 def _prototypes() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     said = json.loads(Path(__file__).with_name("domains.json").read_text(encoding="utf-8"))

@@ -292,17 +292,6 @@ def keyword(
     return [(int(id), float(score)) for id, score in db.execute(sa.text(sql), given)]
 
 
-def frequency(db: sa.Connection, query: str) -> int:
-    """Return how many parts the full-text QUERY matches."""
-    if db.dialect.name == "sqlite":
-        sql = "SELECT count(*) FROM part_fts WHERE part_fts MATCH :query"
-        return int(db.scalar(sa.text(sql), {"query": query}) or 0)
-    spaces, _, words = query.partition("\n")
-    sql = "SELECT count(*) FROM part WHERE words @@ to_tsquery('english', :words)"
-    sql += " AND space = ANY(:spaces)"
-    return int(db.scalar(sa.text(sql), {"words": words, "spaces": spaces.split()}) or 0)
-
-
 # What followers read.
 
 

@@ -20,6 +20,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from arsenale_core.config import Settings
 from arsenale_daemon.security import Gate, RateLimiter
 
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
 SCRAPE_TTL_S = 1.0
 """Rendered metrics are served again for so long: many scrapers cost one rendering."""
 
@@ -113,7 +116,9 @@ class WebServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket of HOST and PORT (0: any free one).
+    """Return a listening socket of HOST and PORT (0: any free one).
+
+    It listens at once: who is told of the port may connect, and waits until the server is up.
 
     Raises:
         OSError: The port is taken.
@@ -123,6 +128,7 @@ def bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(BACKLOG)
     except OSError:
         bound.close()
         raise
