@@ -64,6 +64,7 @@ async def through_the_server(dialogues: list[Dialogue], home: Path, pooled: bool
                 for row, turn in zip(kept, turns, strict=True):
                     ids.setdefault(row["id"], turn.id)  # the same words twice are one memory
 
+        await replies_embedded(client)
         for mode in MODES:
 
             async def recall(question: str, space: str, mode: str = mode) -> list[str]:
@@ -79,6 +80,16 @@ async def through_the_server(dialogues: list[Dialogue], home: Path, pooled: bool
             print(table_row(f"recall, mode={mode}", rows), flush=True)
             if mode == "hybrid":
                 asked_for(rows)
+
+
+async def replies_embedded(client: Client) -> None:
+    """Wait until the turns are embedded as replies: that happens after they are acknowledged."""
+    for _ in range(600):
+        answer = await client.call_tool("maintain", {"action": "stats"})
+        found: dict[str, dict[str, int]] = answer.structured_content or {}
+        if not found["stats"]["replies_pending"]:
+            return
+        await anyio.sleep(1)
 
 
 def _rows(answer: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

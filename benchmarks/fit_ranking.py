@@ -2,15 +2,17 @@
 
     python benchmarks/fit_ranking.py --data DIALOGUES.json [--write]
 
-Listwise: for each question the softmax over its candidates is to put its mass on the evidence
-(Cao et al., ListNet, ICML 2007), with an L2 penalty. Every conversation is once left out and
-measured with weights of the others; the weights that are written are fitted on all. Two sets:
-`conversation` sees all features; `notes` is fitted without those that need a session or a subject.
+Listwise: each piece of evidence alone is to win the softmax against the candidates that are none
+(after Cao et al., ListNet, ICML 2007; evidence does not compete with evidence), with an L2 penalty.
+Every conversation is once left out and measured with weights of the others; the weights that are
+written are fitted on all. Two sets: `conversation` sees all features; `notes` is fitted without
+those that need a session or a subject.
 """
 
 import argparse
 import json
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +22,25 @@ from dialogues import HEADING, Dialogue, load, measures, table_row
 from numpy.typing import NDArray
 
 from arsenale_core.config import Settings
+from arsenale_core.derived import Derived
 from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.choice import open_embedder
-from arsenale_memory import ranking, reading, search, words
+from arsenale_memory import asking, ranking, reading, search, words
+from arsenale_memory.knowledge import Knowledge
 from arsenale_memory.library import Library
 from arsenale_memory.record import Entry, Filter, Labels, Part, Source, Version
 from arsenale_memory.store import MemoryStore
 
-PENALTY = 0.003
+PENALTY = 0.001
 STEPS = 50
-ABSENT = {"conversation": (), "notes": ("session", "neighbours", "subject", "context")}
-NOT_NEGATIVE = ("keywords", "vector", "context", "focus", "session", "neighbours", "subject")
+OF_SESSIONS = (
+    "reply", "session", "neighbours", "subject", "opening", "subject x reply", "many x session",
+    "when x session",
+)  # fmt: skip
+ABSENT = {"conversation": (), "notes": OF_SESSIONS}
+NOT_NEGATIVE = (
+    "keywords", "coverage", "vector", "reply", "session", "neighbours", "subject", "month"
+)  # fmt: skip
 """More of these never speaks against a memory: a negative weight would be chance in the data."""
 
 FILE = Path(ranking.__file__).with_name("weights.json")
@@ -73,13 +83,15 @@ async def cases(dialogues: list[Dialogue], embedder: Embedder, *, pooled: bool) 
                 even_if_known=True,
             )  # fmt: skip
         library = Library(embedder.id)
+        knowledge = Knowledge(store, embedder, library, time.time, Derived(1, 1.0, time.time))
+        await knowledge.embed_pending()
         for dialogue in dialogues:
             people = sorted({turn.speaker for turn in dialogue.turns})
             for asked in dialogue.questions:
-                focus = words.focus(asked.text, words.named(asked.text, people))
-                query = await embedder.embed([asked.text, focus])
+                what = asking.asked(asked.text, words.named(asked.text, people))
+                query = await embedder.embed([what.text, what.you])
                 question = search.Question(
-                    text=asked.text, vector=query[0], focus=query[1], mode="hybrid", limit=10,
+                    asked=what, vector=query[0], you=query[1], mode="hybrid", limit=10,
                     wanted=Filter(namespaces=("all" if pooled else dialogue.name,)),
                 )  # fmt: skip
                 with store.reading() as db:
@@ -88,6 +100,12 @@ async def cases(dialogues: list[Dialogue], embedder: Embedder, *, pooled: bool) 
                 ids = tuple(by_id[row].uid for row in rows)
                 found.append(Case(dialogue.name, asked.category, asked.evidence, ids, table))
     return found
+
+
+def against_the_wrong(case: Case) -> list[NDArray[np.float64]]:
+    """Return for each right candidate of CASE its features, and below them those of all wrong."""
+    right = case.right > 0
+    return [np.vstack([row, case.table[~right]]) for row in case.table[right]]
 
 
 def fit(found: list[Case], absent: tuple[str, ...]) -> NDArray[np.float64]:
@@ -106,29 +124,30 @@ def fit(found: list[Case], absent: tuple[str, ...]) -> NDArray[np.float64]:
 
 def least_loss(found: list[Case], absent: tuple[str, ...]) -> NDArray[np.float64]:
     """Return the weights that make the loss of FOUND least; 0 for the features ABSENT."""
-    usable = [case for case in found if case.right.any()]
-    table = np.concatenate([case.table for case in usable])
-    target = np.concatenate([case.right / case.right.sum() for case in usable])
-    starts = np.cumsum([0, *(len(case.ids) for case in usable[:-1])])
-    sizes = np.array([len(case.ids) for case in usable])
-    group = np.repeat(np.arange(len(usable)), sizes)
+    tables = [table for case in found for table in against_the_wrong(case)]
+    counts = np.array([1 / int(case.right.sum()) for case in found for r in case.right if r])
+    table = np.concatenate(tables)
+    sizes = np.array([len(each) for each in tables])
+    starts = np.cumsum([0, *sizes[:-1]])
+    group = np.repeat(np.arange(len(tables)), sizes)
+    share = counts / counts.sum()
     free = np.array([name not in absent for name in ranking.FEATURES])
 
     def loss(weights: NDArray[np.float64]) -> float:
         scores = table @ weights
         tops = np.maximum.reduceat(scores, starts)
         sums = np.add.reduceat(np.exp(scores - tops[group]), starts)
-        fits = (np.log(sums) + tops).sum() - target @ scores
-        return float(fits / len(usable) + PENALTY * weights @ weights / 2)
+        fits = share @ (np.log(sums) + tops - scores[starts])
+        return float(fits + PENALTY * weights @ weights / 2)
 
     weights = np.zeros(len(free))
-    for _ in range(STEPS):  # Newton's method: the loss is convex and there are eleven weights
+    for _ in range(STEPS):  # Newton's method: the loss is convex, the weights are few
         scores = table @ weights
         mass = np.exp(scores - np.maximum.reduceat(scores, starts)[group])
         mass /= np.add.reduceat(mass, starts)[group]
-        slope = table.T @ (mass - target) / len(usable) + PENALTY * weights
         means = np.add.reduceat(mass[:, None] * table, starts)
-        bend = (table.T * mass) @ table / len(usable) - means.T @ means / len(usable)
+        slope = share @ (means - table[starts]) + PENALTY * weights
+        bend = (table.T * (mass * share[group])) @ table - (means.T * share) @ means
         bend += PENALTY * np.eye(len(weights))
         step = np.zeros(len(weights))
         step[free] = np.linalg.solve(bend[np.ix_(free, free)], slope[free])

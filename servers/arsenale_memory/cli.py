@@ -277,7 +277,8 @@ def stats(as_json: Json = False) -> None:
         f"{found.memories} memories ({found.versions} versions, {found.forgotten} forgotten), "
         f"{found.links} links, {found.database}"
     )
-    pending = f", {found.pending} wait to be embedded" if found.pending else ""
+    waiting = found.pending + found.replies_pending
+    pending = f", {waiting} wait to be embedded" if waiting else ""
     out.print(f"embedder {found.embedder}: {found.vectors} vectors{pending}")
     table = Table("namespace", "memories", "newest")
     for row in found.namespaces:

@@ -31,6 +31,7 @@ def totals(db: sa.Connection) -> dict[str, int]:
         "forgotten": sa.select(sa.func.count(t.memory.c.id)).where(t.memory.c.ended == "forgotten"),
         "parts": sa.select(sa.func.count(t.part.c.id)),
         "links": sa.select(sa.func.count()).select_from(t.link),
+        "turns": sa.select(sa.func.count()).where(t.part.c.n == 0, t.part.c.prev != ""),
     }
     return {name: int(db.scalar(statement) or 0) for name, statement in counts.items()}
 

@@ -48,6 +48,7 @@ def _vectors_by_part(db: sa.Connection, part_ids: Sequence[int]) -> dict[int, di
             sa.select(t.vector.c.part_id, t.embedder.c.name, t.vector.c.data)
             .join(t.embedder, t.embedder.c.id == t.vector.c.embedder_id)
             .where(t.vector.c.part_id.in_(ids), ~t.embedder.c.name.like("%#%"))
+            .where(~t.embedder.c.name.like("%~reply"))
         )
         for part_id, name, data in rows:
             found.setdefault(part_id, {})[name] = bytes(data)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 import numpy as np
@@ -17,7 +18,8 @@ from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.vectors import Vectors
 from arsenale_core.errors import ArsenaleError, UnavailableError
 from arsenale_core.ids import uuid7
-from arsenale_memory import capture, reading, search, words
+from arsenale_memory import asking, capture, reading, search, words
+from arsenale_memory.asking import Asked
 from arsenale_memory.capture import Draft
 from arsenale_memory.library import Library
 from arsenale_memory.record import Entry, Filter, Kept, Link, Mode, Part, Problem, Version
@@ -60,6 +62,8 @@ class Knowledge:
     _wake: anyio.Event = field(default_factory=anyio.Event)
     _recalled: deque[str] = field(default_factory=lambda: deque[str](maxlen=RECALLED_KEPT))
     _searches: int = 0
+    _filled: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+    """By name of vectors: up to which part nothing is missing."""
 
     @property
     def now_us(self) -> int:
@@ -130,8 +134,7 @@ class Knowledge:
         ]
         async with self.gate:
             kept = await to_thread.run_sync(self._store_entries, entries)
-        if any(v is None or len(v) < len(p) for v, p in zip(vectors, parts, strict=True)):
-            self.wake()
+        self.wake()
         numbered = [
             Kept(index=good[k.index][0], status=k.status, uid=k.uid, links=k.links) for k in kept
         ]
@@ -262,11 +265,13 @@ class Knowledge:
     ) -> tuple[list[tuple[search.Hit, Version]], bool]:
         """Return hits with their versions, best first, and whether vectors took part."""
         self._searches += 1
-        vectors = None if mode == "keyword" else await self._embed_question(text, wanted)
+        subjects = await to_thread.run_sync(self._subjects, wanted)
+        asked = asking.asked(text, words.named(text, subjects))
+        vectors = None if mode == "keyword" else await self._embed_question(asked)
         question = search.Question(
-            text=text,
+            asked=asked,
             vector=None if vectors is None else vectors[0],
-            focus=None if vectors is None else vectors[1],
+            you=None if vectors is None else vectors[1],
             wanted=wanted,
             mode="keyword" if vectors is None else mode,
             limit=limit,
@@ -288,15 +293,15 @@ class Knowledge:
         """Note that UIDS were shown to an assistant: what repeats them is no news."""
         self._recalled.extend(uids)
 
-    async def _embed_question(self, text: str, wanted: Filter) -> Vectors | None:
-        subjects = await to_thread.run_sync(self._subjects, wanted)
-        focus = words.focus(text, words.named(text, subjects))
-        key = (self.embedder.id, text, focus)
+    async def _embed_question(self, asked: Asked) -> Vectors | None:
+        key = (self.embedder.id, asked.text, asked.you)
         known = self.questions.get(key)
         if known is not None:
             return known
         try:
-            vectors = await self.embedder.embed([text, focus])
+            texts = list(dict.fromkeys([asked.text, asked.you]))
+            found = await self.embedder.embed(texts)
+            vectors = found[[0, len(texts) - 1]]
             self.questions.put(key, vectors)
             return vectors
         except UnavailableError as exc:
@@ -328,25 +333,50 @@ class Knowledge:
         self._wake.set()
 
     async def embed_pending(self, progress: Progress | None = None) -> int:
-        """Embed every part that has no vector of the present embedder; return how many."""
-        done = after = 0
-        while pending := await to_thread.run_sync(self._pending, after):
-            vectors = await self.embedder.embed([body for _, body in pending], urgent=False)
+        """Embed every part that has no vector of the present embedder; return how many.
+
+        Then every turn of a session as a reply, for the ranking: a search before that takes the
+        vector of the turn alone.
+        """
+        done = await self._fill(self.embedder.id, self._pending, progress)
+        await self._fill(self.library.replies, self._pending_replies, None)
+        return done
+
+    async def _fill(
+        self, space: str, pending: Callable[[int], list[tuple[int, str]]], progress: Progress | None
+    ) -> int:
+        done, after = 0, self._filled.get(space, 0)
+        newest = await to_thread.run_sync(self._newest_part)
+        while waiting := await to_thread.run_sync(pending, after):
+            vectors = await self.embedder.embed([text for _, text in waiting], urgent=False)
             packed = [
                 (id, vector.astype("<f2").tobytes())
-                for (id, _), vector in zip(pending, vectors, strict=True)
+                for (id, _), vector in zip(waiting, vectors, strict=True)
             ]
             dim = int(vectors.shape[1])
-            await to_thread.run_sync(self.store.add_vectors, self.embedder.id, dim, packed)
-            done += len(pending)
-            after = pending[-1][0]
+            add = partial(
+                self.store.add_vectors, space, dim, packed, indexed=space == self.embedder.id
+            )
+            await to_thread.run_sync(add)
+            done += len(waiting)
+            after = waiting[-1][0]
             if progress:
                 await progress(done, done)
+        self._filled[space] = newest  # ids rise in the order of commits: one writer at a time
         return done
+
+    def _newest_part(self) -> int:
+        with self.store.reading() as db:
+            return reading.newest_part(db)
 
     def _pending(self, after: int) -> list[tuple[int, str]]:
         with self.store.reading() as db:
             return reading.pending(db, self.embedder.id, EMBED_BATCH, after)
+
+    def _pending_replies(self, after: int) -> list[tuple[int, str]]:
+        with self.store.reading() as db:
+            found = reading.pending_replies(db, self.library.replies, EMBED_BATCH, after)
+        return [(id, asking.as_reply(before, body)) for id, before, body in found]
 
     async def run_embedding(self, retry_s: float = 30.0) -> None:
         """Embed what waits, whenever something may wait; until cancelled."""
@@ -375,6 +405,7 @@ class Knowledge:
         """Forget what is cached, and give its memory back to the system."""
         with self._reading:
             self.library.release()
+        self._filled.clear()
         self.questions.forget()
         with suppress(OSError, AttributeError):  # glibc only
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,14 +1,25 @@
 """The shelves a process has open, and how they follow what other processes write."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from arsenale_core.derived import Derived
 from arsenale_core.embedding.vectors import Vectors
 from arsenale_core.store import Connection
 from arsenale_memory import reading
 from arsenale_memory.shelf import Shelf
 from arsenale_memory.vectors import ExactIndex, IndexLostError, VectorIndex
+
+
+def reply_space(embedder: str) -> str:
+    """Return under which name the vectors of replies are kept."""
+    return f"{embedder}~reply"
+
+
+WORDS_KEPT, WORDS_TTL_S = 4_096, 600.0
+"""So many frequencies of words are kept, for so long."""
 
 MakeIndex = Callable[[int, int, int], VectorIndex]
 """Gives the index of a namespace: (its id, how many vectors it will have, their `dim`)."""
@@ -25,9 +36,12 @@ class Library:
 
     def __init__(self, embedder: str, make_index: MakeIndex = exact) -> None:
         self.embedder = embedder
+        self.replies = reply_space(embedder)
         self._make_index = make_index
         self._shelves: dict[int, Shelf] = {}
         self._seen = 0
+        self.frequencies: Derived[str, int] = Derived(WORDS_KEPT, WORDS_TTL_S, time.monotonic)
+        """In how many parts a word is, by its full-text query; roughly: they are kept a while."""
 
     def release(self) -> None:
         """Forget all: the next search reads it again."""

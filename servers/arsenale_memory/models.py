@@ -183,6 +183,8 @@ class Stats(Lean):
     embedder: str
     vectors: int
     pending: int = Field(description="Parts that wait to be embedded; found by their words.")
+    replies: int = Field(description="Turns that are embedded together with what they reply to.")
+    replies_pending: int = Field(description="Turns that wait for that; ranked by themselves.")
     other_embedders: dict[str, int]
     index: str
     database: str

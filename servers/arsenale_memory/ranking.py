@@ -8,6 +8,7 @@ it is 0 for all candidates and changes nothing.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,21 +19,20 @@ from numpy.typing import NDArray
 
 from arsenale_core.embedding.vectors import Vectors
 from arsenale_memory import words
+from arsenale_memory.asking import Asked
 
 Column = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 FEATURES = (
-    "keywords", "vector", "context", "focus", "session", "neighbours", "subject", "question",
-    "length", "time", "name",
+    "keywords", "coverage", "vector", "reply", "session", "neighbours", "subject", "question",
+    "opening", "date", "name", "number", "month", "subject x reply", "many x session",
+    "when x session",
 )  # fmt: skip
 """Names of the features, in the order of their columns and weights."""
 
 COLUMN_WEIGHTS = (0.0, 1.0, 1.0, 1.0, 0.6, 0.4)
 """What a word counts in each column of the full-text index (`tables.COLUMNS`), for BM25."""
-
-LONG_WORDS = 60
-"""Words from which on a memory counts as long."""
 
 BEST_OF_SESSION = 3
 """A session is as strong as the mean of so many of its best candidates."""
@@ -49,53 +49,65 @@ class Candidates:
         keyword: BM25, or 0 where no word fits; shape `(n,)`.
         vectors: Of themselves, of the part before and of the part after; zeros where there is
             none; each of shape `(n, dim)`.
+        replies: Of each as a reply (`asking.as_reply`); of itself where it replies to nothing.
         before: Which candidate comes before each in its session, or -1; shape `(n,)`.
         after: Which candidate comes after each.
         session: A number for each session, -1 for none; shape `(n,)`.
+        place: Which turn of its session each is, from 0; shape `(n,)`.
         about: Whether it is about the one subject that the question names; shape `(n,)`.
         texts: Their words.
+        windows: Their words with those of two before and two after them in their session.
+        months: When each holds from, in months from 1970-01; shape `(n,)`.
     """
 
     keyword: Column
     vectors: Vectors
     vectors_before: Vectors
     vectors_after: Vectors
+    replies: Vectors
     before: Rows
     after: Rows
     session: Rows
+    place: Rows
     about: NDArray[np.bool_]
     texts: Sequence[str]
+    windows: Sequence[str]
+    months: Rows
 
 
-def features(question: str, query: Vectors, focus: Vectors, found: Candidates) -> Column:
+def features(asked: Asked, query: Vectors, you: Vectors, found: Candidates) -> Column:
     """Return the features of the candidates FOUND, shape `(n, len(FEATURES))`.
 
     Args:
-        question: The words of the question.
+        asked: The question.
         query: Unit vector of the question, shape `(dim,)`.
-        focus: Unit vector of `words.focus` of the question.
+        you: Unit vector of the question in the second person.
         found: The candidates.
     """
     keywords = _share(found.keyword)
-    cosine = np.maximum(found.vectors @ query, 0).astype(np.float64)
+    cosine = _cosine(found.vectors, query)
     vector = _share(cosine)
-    around = found.vectors + 0.5 * (found.vectors_before + found.vectors_after)
-    around = around / np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1e-12)
-    strength = keywords + _VECTOR_SHARE * vector
-    sizes = np.array([len(text.split()) for text in found.texts], np.float64)
+    session = _share(_session_strength(keywords + _VECTOR_SHARE * vector, found.session))
+    reply = _cosine(found.replies, you)
+    about = found.about.astype(np.float64)
     return np.column_stack(
         [
             keywords,
+            _coverage(asked.terms, found.windows),
             vector,
-            _share(np.maximum(around @ query, 0).astype(np.float64)),
-            _share(np.maximum(around @ focus, 0).astype(np.float64)),
-            _share(_session_strength(strength, found.session)),
+            reply,
+            session,
             _neighbours(keywords, float(cosine.max(initial=0.0)), query, found),
-            found.about.astype(np.float64),
+            about,
             np.array([text.rstrip().endswith("?") for text in found.texts], np.float64),
-            np.minimum(sizes, LONG_WORDS) / LONG_WORDS,
-            _where(words.ASKS_WHEN.search(question), found.texts, _says_when),
-            _where(words.ASKS_NAME.search(question), found.texts, _says_name),
+            np.where(found.session >= 0, 1 / (1 + found.place), 0.0),
+            _where(asked.when, found.texts, _says_date),
+            _where(asked.name, found.texts, _says_name),
+            _where(asked.number, found.texts, _says_number),
+            _in_month(asked, found.months),
+            about * reply,
+            asked.many * session,
+            asked.when * session,
         ]
     )
 
@@ -121,7 +133,7 @@ def relevance(question: str, query: Vectors, vectors: Vectors, texts: Sequence[s
     Scores tell candidates of one question apart and say nothing across questions. This does: the
     larger of the cosine to the question and the share of the question's words that it has.
     """
-    cosine = np.maximum(vectors @ query, 0).astype(np.float64)
+    cosine = _cosine(vectors, query)
     asked = words.terms(question)
     stems = [_stem(word) for word in asked]
     shares = [
@@ -177,12 +189,52 @@ def _at(values: Column, rows: Rows) -> Column:
     return np.where(rows >= 0, values[rows], 0.0)
 
 
-def _where(asked: object, texts: Sequence[str], says: Callable[[str], float]) -> Column:
+def _cosine(vectors: Vectors, query: Vectors) -> Column:
+    return np.maximum(vectors @ query, 0).astype(np.float64)
+
+
+def _coverage(terms: Sequence[str], windows: Sequence[str]) -> Column:
+    """Return which share of TERMS each of WINDOWS has, the rare ones counting more.
+
+    Rarity is that among the candidates: the inverse document frequency of BM25 (Robertson & Spärck
+    Jones, 1976).
+    """
+    stems = list(dict.fromkeys(_stem(term) for term in terms))
+    has = np.zeros((len(windows), len(stems)))
+    if not has.size:
+        return np.zeros(len(windows))
+    pattern = re.compile(rf"\b({'|'.join(re.escape(stem) for stem in stems)})")
+    place = {stem: i for i, stem in enumerate(stems)}
+    for i, window in enumerate(windows):
+        for stem in set(pattern.findall(window.lower())):
+            has[i, place[stem]] = 1.0
+    times = has.sum(axis=0)
+    rarity = np.log(1 + (len(windows) - times + 0.5) / (times + 0.5)) * (times > 0)
+    return has @ rarity / max(float(rarity.sum()), 1e-9)
+
+
+def _in_month(asked: Asked, months: Rows) -> Column:
+    """Return 1 for what holds from a month and year that the question names, else 0."""
+    if not asked.months and not asked.years:
+        return np.zeros(len(months))
+    fits = np.ones(len(months), np.bool_)
+    if asked.months:
+        fits &= np.isin(months % 12 + 1, asked.months)
+    if asked.years:
+        fits &= np.isin(months // 12 + 1970, asked.years)
+    return fits.astype(np.float64)
+
+
+def _where(asked: bool, texts: Sequence[str], says: Callable[[str], float]) -> Column:
     return np.array([says(text) for text in texts]) if asked else np.zeros(len(texts))
 
 
-def _says_when(text: str) -> float:
-    return float(bool(words.TIME_WORDS.search(text)))
+def _says_date(text: str) -> float:
+    return float(bool(words.DATE_WORDS.search(text)))
+
+
+def _says_number(text: str) -> float:
+    return float(bool(words.NUMBER_WORDS.search(text)))
 
 
 def _says_name(text: str) -> float:

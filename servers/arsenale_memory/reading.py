@@ -292,6 +292,19 @@ def keyword(
     return [(int(id), float(score)) for id, score in db.execute(sa.text(sql), given)]
 
 
+def frequency(db: sa.Connection, query: str, limit: int) -> int:
+    """Return how many parts the full-text QUERY matches; it stops counting past LIMIT."""
+    if db.dialect.name == "sqlite":
+        sql = "SELECT 1 FROM part_fts WHERE part_fts MATCH :query LIMIT :most"
+        given: dict[str, Any] = {"query": query, "most": limit + 1}
+    else:
+        spaces, _, words = query.partition("\n")
+        sql = "SELECT 1 FROM part WHERE words @@ to_tsquery('english', :words)"
+        sql += " AND space = ANY(:spaces) LIMIT :most"
+        given = {"words": words, "spaces": spaces.split(), "most": limit + 1}
+    return int(db.scalar(sa.text(f"SELECT count(*) FROM ({sql}) AS found"), given) or 0)
+
+
 # What followers read.
 
 
@@ -380,6 +393,32 @@ def pending(db: sa.Connection, embedder: str, limit: int, after: int = 0) -> lis
         .limit(limit)
     )
     return [(row.id, row.body) for row in db.execute(statement)]
+
+
+def newest_part(db: sa.Connection) -> int:
+    """Return the highest id of a part; 0 when there is none."""
+    return int(db.scalar(sa.select(sa.func.max(t.part.c.id))) or 0)
+
+
+def pending_replies(
+    db: sa.Connection, space: str, limit: int, after: int = 0
+) -> list[tuple[int, str, str]]:
+    """Return parts (id, before, body) that follow another in a session and have no vector of SPACE.
+
+    They have ids past AFTER and come by rising id.
+    """
+    known = sa.select(t.embedder.c.id).where(t.embedder.c.name == space).scalar_subquery()
+    has = sa.select(t.vector.c.part_id).where(
+        t.vector.c.embedder_id == known, t.vector.c.part_id == t.part.c.id
+    )
+    p = t.part.c
+    statement = (
+        sa.select(p.id, p.prev, p.body)
+        .where(p.id > after, p.n == 0, p.prev != "", ~has.exists())
+        .order_by(p.id)
+        .limit(limit)
+    )
+    return [(row.id, row.prev, row.body) for row in db.execute(statement)]
 
 
 def namespace_ids(db: sa.Connection, names: Iterable[str] = ()) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -141,7 +142,8 @@ class Research:
                 for part, vector in zip(parts, vectors, strict=True)
             ]
             dim = int(vectors.shape[1])
-            await to_thread.run_sync(self.store.add_vectors, name, dim, packed)
+            add = partial(self.store.add_vectors, name, dim, packed, indexed=False)
+            await to_thread.run_sync(add)
             if not await to_thread.run_sync(self.runs, NAMED_EMBEDDINGS):
                 await to_thread.run_sync(self.store.forget_vectors, name)  # withdrawn meanwhile
                 return 0

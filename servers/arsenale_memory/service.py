@@ -408,6 +408,8 @@ class Memory:
             rows = counting.namespaces(db)
             tags = counting.label_counts(db, "tag", (), 10)
         mine = vectors.pop(embedder, 0)
+        replies = vectors.pop(knowledge.library.replies, 0)
+        turns = totals.pop("turns")
         vectors = {name: n for name, n in vectors.items() if "#" not in name}
         return Stats(
             **totals,
@@ -422,6 +424,8 @@ class Memory:
             embedder=embedder,
             vectors=mine,
             pending=totals["parts"] - mine,
+            replies=replies,
+            replies_pending=turns - replies,
             other_embedders=vectors,
             index=knowledge.index_state(),
             database=self.store.dialect,

@@ -38,6 +38,7 @@ class Shelf:
         self._subjects: dict[str, int] = {}
         self._prev: Rows | None = None
         self._next: Rows | None = None
+        self._places: Rows | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -61,7 +62,7 @@ class Shelf:
             rising = not len(kept) or not len(fresh) or fresh["part"][0] > kept["part"][-1]
             merged = np.concatenate([kept, fresh])
             self._rows = merged if rising else merged[np.argsort(merged["part"])]
-        self._prev = self._next = None
+        self._prev = self._next = self._places = None
 
     def rows_of(self, part_ids: Ids) -> Rows:
         """Return the rows of PART_IDS; of an unknown one -1."""
@@ -80,6 +81,21 @@ class Shelf:
             self._prev[order[1:][same]] = order[:-1][same]
             self._next[order[:-1][same]] = order[1:][same]
         return self._prev, self._next
+
+    def places(self) -> Rows:
+        """Return which turn of its session each row is, from 0; 0 where there is no session."""
+        if self._places is None:
+            session = self._rows["session"]
+            order = np.argsort(session, kind="stable")
+            ordered = session[order]
+            first = np.r_[True, ordered[1:] != ordered[:-1]] if len(ordered) else np.empty(0, bool)
+            starts = np.flatnonzero(first)
+            place = np.arange(len(ordered)) - np.repeat(
+                starts, np.diff(np.r_[starts, len(ordered)])
+            )
+            self._places = np.zeros(len(session), np.int64)
+            self._places[order] = np.where(ordered >= 0, place, 0)
+        return self._places
 
     def mask(self, wanted: Filter, memory_ids: Sequence[int] | None) -> Mask:
         """Return which rows fit WANTED; MEMORY_IDS are those that its labels allow, rising."""

@@ -173,8 +173,18 @@ class MemoryStore(RowStore):
             with self.writing() as db:
                 self._link(db, links, at_us)
 
-    def add_vectors(self, embedder: str, dim: int, vectors: Sequence[tuple[int, bytes]]) -> None:
-        """Store VECTORS (part id, float16 bytes); of parts that went meanwhile nothing is kept."""
+    def add_vectors(
+        self,
+        embedder: str,
+        dim: int,
+        vectors: Sequence[tuple[int, bytes]],
+        *,
+        indexed: bool = True,
+    ) -> None:
+        """Store VECTORS (part id, float16 bytes); of parts that went meanwhile nothing is kept.
+
+        Those of a vector index (INDEXED) are told to the processes that have it open.
+        """
         with self.writing() as db:
             self.one_writer(db)
             embedder_id = self.embedder_id(db, embedder, dim)
@@ -186,7 +196,8 @@ class MemoryStore(RowStore):
             ).all()
             alive = {row.id: (row.namespace_id, row.memory_id) for row in rows}
             self.put_vectors(db, embedder_id, [v for v in vectors if v[0] in alive])
-            self.touch(db, sorted(set(alive.values())))
+            if indexed:
+                self.touch(db, sorted(set(alive.values())))
 
     def forget_vectors(self, embedder: str) -> int:
         """Delete every vector of EMBEDDER; return how many there were."""

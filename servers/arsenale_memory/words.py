@@ -20,30 +20,25 @@ _POSSESSIVE = re.compile(r"['’]s$")
 MOST_WORDS = 40
 """A question's first words; what follows changes the order hardly and costs time."""
 
-TIME_WORDS = re.compile(
-    r"\b(yesterday|today|tonight|tomorrow|ago|since|recently|last|next|week|weekend|month|year"
+DATE_WORDS = re.compile(
+    r"\b(yesterday|today|tonight|tomorrow|ago|recently|since"
+    r"|last (?:night|week|weekend|month|year|summer|winter|spring|fall|\w+day)"
+    r"|next (?:week|weekend|month|year|\w+day)|this (?:morning|week|weekend|month|year|past)"
+    r"|(?:few|two|three|couple)(?: of)? (?:days|weeks|months|years)"
     r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day"
-    r"|january|february|march|april|may|june|july|august|september|october|november|december"
-    r"|(?:19|20)\d\d|\d{1,2}:\d\d)\b",
+    r"|january|february|march|april|june|july|august|september|october|november|december"
+    r"|(?:19|20)\d\d)\b",
     re.IGNORECASE,
 )
 """Words of a memory that say when."""
 
-ASKS_WHEN = re.compile(
-    r"\b(when|how long|what (?:date|day|month|time|year)|which (?:day|month|year)|since)\b",
+NUMBER_WORDS = re.compile(
+    r"\b(\d+|one|two|three|four|five|six|seven|eight|nine|ten|twice|once|couple|several|few|dozen"
+    r"|first|second|third|another)\b",
     re.IGNORECASE,
 )
-ASKS_NAME = re.compile(
-    r"^\s*(who|where|what (?:is|was|are|were) .*name|(?:what|which) .*"
-    r"\b(?:band|book|city|company|country|game|movie|name|person|place|project|song|state|tool)\b)",
-    re.IGNORECASE,
-)
-"""Questions whose answer is a moment, or a name."""
+"""Words of a memory that say how many."""
 
-_QUESTION_WORDS = frozenset(
-    "what when where who whom which why how did does do is are was were has have had would could "
-    "can".split()
-)
 _NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z][a-z]+")
 
 
@@ -68,16 +63,6 @@ def named(question: str, subjects: Iterable[str]) -> list[str]:
         if subject.lower() in lower
         and re.search(rf"(?<!\w){re.escape(subject.lower())}(?!\w)", lower)
     ]
-
-
-def focus(question: str, subjects: Sequence[str]) -> str:
-    """Return QUESTION without question words and SUBJECTS: what it is about besides whom."""
-    for subject in subjects:
-        question = re.sub(
-            rf"(?<!\w){re.escape(subject)}(?:['’]s)?(?!\w)", " ", question, flags=re.IGNORECASE
-        )
-    kept = [w for w in question.split() if w.lower().strip("?,.!") not in _QUESTION_WORDS]
-    return " ".join(kept) or question
 
 
 def names_in(text: str) -> int:

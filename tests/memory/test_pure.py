@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arsenale_core.errors import InvalidError
-from arsenale_memory import capture, metadata, moments, ranking, words
+from arsenale_memory import asking, capture, metadata, moments, ranking, words
 from arsenale_memory.capture import Draft
 from arsenale_memory.importance import importance
 from arsenale_memory.ranking import Candidates
@@ -91,7 +91,53 @@ def test_words_of_a_question() -> None:
     ]  # fmt: skip
     assert words.terms("who are you") == ["who", "are", "you"]
     assert words.named("Did ANNA go?", ["Anna", "Ann", "Bo"]) == ["Anna"]
-    assert words.focus("When did Anna's dog run?", ["Anna"]).split() == ["dog", "run?"]
+
+
+@pytest.mark.parametrize(
+    ("question", "you"),
+    [
+        ("What has Anna read?", "What have you read?"),
+        ("When did Anna's dog run?", "When did your dog run?"),
+        ("Where does ANNA live?", "Where do you live?"),
+        ("What do Anna and Bo like?", "What do you like?"),
+        ("How is Annabel?", "How is Annabel?"),
+        ("What is the port?", "What is the port?"),
+    ],
+)
+def test_a_question_about_somebody_is_put_to_them(question: str, you: str) -> None:
+    assert asking.second_person(question, ["Anna", "Bo"]) == you
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "reply"),
+    [
+        ("I moved. Where do you live?", "Oh, nice! In Bergen. And you?",
+         "Where do you live? In Bergen."),
+        ("I moved.", "In Bergen.", "In Bergen."),
+        ("", "Thanks!", "Thanks!"),
+        ("Why?", "Who asks?", "Why? Who asks?"),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_a_turn_is_read_as_a_reply(before: str, text: str, reply: str) -> None:
+    assert asking.as_reply(before, text) == reply
+
+
+def test_what_a_question_asks_for() -> None:
+    asked = asking.asked("How many dogs did Anna have in May 2024?", ["Anna"])
+    assert asked.terms == ("many", "dogs", "may", "2024") or asked.terms[-1] == "2024"
+    assert "anna" not in asked.terms
+    assert (asked.number, asked.many, asked.when, asked.name) == (True, True, False, False)
+    assert (asked.months, asked.years) == ((5,), (2024,))
+
+
+def test_a_word_beside_a_memory_covers_it_too_and_rare_words_count_more() -> None:
+    windows = ["the dog\nruns", "the dog sleeps", "the dog eats", "a cat"]
+    got = ranking._coverage(["dog", "runs"], windows)  # pyright: ignore[reportPrivateUsage]
+    assert got[0] == pytest.approx(1.0)
+    assert 0 < got[1] == got[2] < 0.5
+    assert got[3] == 0
+    assert not ranking._coverage([], windows).any()  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.parametrize(
@@ -141,21 +187,28 @@ def test_a_feature_of_the_best_is_1_and_what_is_absent_is_0() -> None:
         vectors=vectors,
         vectors_before=nothing,
         vectors_after=nothing,
+        replies=np.array([[1, 0], [0, 1], [1, 0]], np.float32),
         before=np.array([-1, -1, -1]),
         after=np.array([-1, -1, -1]),
         session=np.array([-1, -1, -1]),
         about=np.array([False, True, False]),
+        place=np.array([0, 0, 0]),
         texts=["a question?", "yesterday", "a long text"],
+        windows=["a question?", "yesterday", "a long text"],
+        months=np.array([0, 12 * 54 + 4, 0]),
     )
     query = np.array([0, 1], np.float32)
-    table = ranking.features("when was it?", query, query, found)
+    table = ranking.features(asking.asked("when was it in May 2024?", []), query, query, found)
     column = dict(zip(ranking.FEATURES, table.T.tolist(), strict=True))
     assert column["keywords"] == [0, 0.5, 1]
     assert column["vector"] == pytest.approx([0, 1, 0.8])
     assert column["session"] == [0, 0, 0]
     assert column["subject"] == [0, 1, 0]
     assert column["question"] == [1, 0, 0]
-    assert column["time"] == [0, 1, 0]
+    assert column["date"] == [0, 1, 0]
+    assert column["month"] == [0, 1, 0]
+    assert column["reply"] == [0, 1, 0]
+    assert column["opening"] == [0, 0, 0]
 
 
 def test_a_session_is_as_strong_as_its_three_best() -> None:
