@@ -1,6 +1,5 @@
 """The shelves a process has open, and how they follow what other processes write."""
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -34,13 +33,18 @@ def exact(namespace_id: int, size: int, dim: int) -> VectorIndex:
 class Library:
     """Shelves by namespace, opened when they are asked for. Not for two threads at once."""
 
-    def __init__(self, embedder: str, make_index: MakeIndex = exact) -> None:
+    def __init__(
+        self,
+        embedder: str,
+        make_index: MakeIndex = exact,
+        now: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.embedder = embedder
         self.replies = reply_space(embedder)
         self._make_index = make_index
         self._shelves: dict[int, Shelf] = {}
         self._seen = 0
-        self.frequencies: Derived[str, int] = Derived(WORDS_KEPT, WORDS_TTL_S, time.monotonic)
+        self.frequencies: Derived[str, int] = Derived(WORDS_KEPT, WORDS_TTL_S, now)
         """In how many parts a word is, by its full-text query; roughly: they are kept a while."""
 
     def release(self) -> None:

@@ -67,7 +67,7 @@ async def open_services(
                 made = Knowledge(
                     store=store,
                     embedder=embedder,
-                    library=Library(embedder.id, index_maker(settings, store, embedder.id)),
+                    library=Library(embedder.id, index_maker(settings, store, embedder.id), now),
                     now=now,
                     questions=Derived(QUESTIONS_KEPT, settings.cache_ttl_s, now),
                 )

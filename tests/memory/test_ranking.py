@@ -50,18 +50,21 @@ async def test_a_turn_is_also_embedded_as_a_reply_and_reindex_leaves_that(
 async def test_the_reply_counts_where_the_question_is_put_to_its_speaker(
     services: Services,
 ) -> None:
-    await remember(services, *TURNS, session="s1")
+    new = [
+        NewMemory(content=content, session="s1", subject=subject)
+        for content, subject in zip(TURNS, ("Bo", "Ann", "Bo"), strict=True)
+    ]
+    await services.memory.remember(new, source=BY_TEST)
     knowledge = services.memory.knowledge()
-    question = "Where does Bo keep the backups?"
-
-    async def share() -> float:
-        wanted = services.memory.filter(Query())
-        hits, _ = await knowledge.find(question, wanted, limit=3)
-        return next(h.features["reply"] for h, v in hits if v.content == TURNS[1])
-
-    before = await share()
     await knowledge.embed_pending()
-    assert await share() > before
+    hits, _ = await knowledge.find(
+        "Where does Ann keep the backups?", services.memory.filter(Query()), limit=3
+    )
+    got = next(hit.features["reply"] for hit, version in hits if version.content == TURNS[1])
+    put = ["Where do you keep the backups?", asking.as_reply(TURNS[0], TURNS[1]), TURNS[1]]
+    you, reply, alone = await knowledge.embedder.embed(put)
+    assert got == pytest.approx(float(reply @ you), abs=1e-3)
+    assert got > float(alone @ you)
 
 
 async def test_words_that_are_everywhere_are_not_looked_for_beside_rare_ones(
