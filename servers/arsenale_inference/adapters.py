@@ -156,9 +156,7 @@ def permuted(rows: Matrix, heads: int) -> Matrix:
         InvalidError: The rows do not divide into HEADS heads of an even size.
     """
     if heads < 1 or rows.shape[0] % (2 * heads):
-        raise InvalidError(
-            f"{rows.shape[0]} rows do not divide into {heads} heads", hint=RETRAIN
-        )
+        raise InvalidError(f"{rows.shape[0]} rows do not divide into {heads} heads", hint=RETRAIN)
     return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
 
 

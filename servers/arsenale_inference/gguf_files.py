@@ -9,7 +9,6 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 

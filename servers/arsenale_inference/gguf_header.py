@@ -39,7 +39,9 @@ FETCH = "the file is damaged or was not fetched whole; fetch or export it again"
 Scalar: TypeAlias = int | float | bool | str
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # fmt: skip
+_SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
+"""Type of a value in the file -> its form in `struct`."""
+
 _STRING, _ARRAY = 8, 9
 
 
@@ -92,7 +94,8 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     version = cursor.integer("I")
     if version not in VERSIONS:
         raise InvalidError(
-            f"{path}: GGUF version {version} cannot be read", hint="give version 2 or 3, little-endian"
+            f"{path}: GGUF version {version} cannot be read",
+            hint="give version 2 or 3, little-endian",
         )
     tensors = cursor.count(TENSORS_MAX, "tensors")
     keys = cursor.count(KEYS_MAX, "keys")

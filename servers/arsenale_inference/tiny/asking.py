@@ -5,7 +5,7 @@
 # llama-cpp-python is an extra: it may be absent, and says little about its types where it is.
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +27,10 @@ class Asked:
     """A loaded base that answers greedily; made by `asking`."""
 
     def __init__(self, model: llama_cpp.llama_model_p, context: llama_cpp.llama_context_p) -> None:
-        self._model = model
-        self._context = context
-        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        memory = llama_cpp.llama_get_memory(context)
+        assert vocab and memory
+        self._model, self._context, self._vocab, self._memory = model, context, vocab, memory
 
     def load(self, path: Path) -> llama_cpp.llama_adapter_lora_p:
         """Load the adapter file PATH; it lives as long as the base.
@@ -62,7 +63,7 @@ class Asked:
 
     def answer(self, question: str, *, system: str | None = None, limit: int = 40) -> str:
         """Return the answer to QUESTION, LIMIT tokens at most."""
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        llama_cpp.llama_memory_clear(self._memory, True)
         fresh, said = self.tokens(question_text(question, system=system)), list[int]()
         while len(said) < limit:
             token = self._next(fresh)
@@ -92,7 +93,7 @@ class Asked:
 
 
 @contextmanager
-def asking(base: Path) -> Iterator[Asked]:
+def asking(base: Path) -> Generator[Asked]:
     """Load the file BASE on one CPU thread; all of it is freed on the way out.
 
     Raises:
@@ -109,6 +110,9 @@ def asking(base: Path) -> Iterator[Asked]:
     wanted.n_ctx = CONTEXT
     wanted.n_threads = wanted.n_threads_batch = 1
     context = llama_cpp.llama_init_from_model(model, wanted)
+    if not context:
+        llama_cpp.llama_model_free(model)
+        raise InvalidError(f"llama.cpp cannot run {base}", hint="make it again")
     try:
         yield Asked(model, context)
     finally:

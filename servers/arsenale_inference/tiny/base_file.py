@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import gguf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -104,7 +103,7 @@ def _add_sizes(writer: gguf.GGUFWriter, sizes: Sizes) -> None:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, rows: int) -> None:
-    known = cast("dict[str, int]", tokenizer.get_vocab())
+    known = tokenizer.get_vocab()
     tokens = sorted(known, key=known.__getitem__)
     tokens += [f"<|unused{i}|>" for i in range(rows - len(tokens))]
     control = {*SPECIAL, *tokens[len(known) :]}

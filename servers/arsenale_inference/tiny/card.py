@@ -68,12 +68,13 @@ def read_card(folder: Path = FOLDER) -> Card:
     wrong = [name for name, found in hashes(folder).items() if card["sha256"].get(name) != found]
     if wrong:
         raise InvalidError(
-            f"{', '.join(wrong)} differ from {folder / CARD}", hint=f"make them again: {card['made_by']}"
+            f"{', '.join(wrong)} differ from {folder / CARD}",
+            hint=f"make them again: {card['made_by']}",
         )
     return card
 
 
 def read_rehearsal(layer: str, folder: Path = FOLDER) -> list[str]:
-    """Return the rehearsal prompts of the file LAYER, as `facts.gguf`: what later layers rehearse."""
+    """Return the prompts that who trains on top of the file LAYER, as `facts.gguf`, rehearses."""
     content = json.loads((folder / REHEARSALS[layer]).read_text(encoding="utf-8"))
     return cast("list[str]", content["prompts"])

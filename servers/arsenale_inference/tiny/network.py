@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 Weights: TypeAlias = Mapping[str, Tensor]
@@ -31,6 +31,10 @@ EPSILON = 1e-5
 ROPE_BASE = 10_000.0
 INITIAL_STD = 0.02
 """Standard deviation of fresh weights, as GPT-2 and Llama have it."""
+
+EMBEDDING_STD = 0.08
+"""Of the fresh embedding, which is also the output. A layer does not change it, so a word that the
+base never says is as likely as the length of its row allows: with 0.02 at most one in five."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +92,11 @@ def fresh_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
     """Return random weights of SHAPE that can be trained; the embedding is also the output."""
     source = torch.Generator().manual_seed(seed)
 
-    def matrix(out: int, inner: int) -> Tensor:
-        return (torch.randn(out, inner, generator=source) * INITIAL_STD).requires_grad_()
+    def matrix(size: tuple[int, int], std: float) -> Tensor:
+        return (torch.randn(size, generator=source) * std).requires_grad_()
 
-    weights = {"token_embd.weight": matrix(shape.vocab, shape.dim)}
-    weights |= {name: matrix(*size) for name, size in shape.matrices().items()}
+    weights = {"token_embd.weight": matrix((shape.vocab, shape.dim), EMBEDDING_STD)}
+    weights |= {name: matrix(size, INITIAL_STD) for name, size in shape.matrices().items()}
     norms = [f"blk.{i}.{n}.weight" for i in range(shape.layers) for n in ("attn_norm", "ffn_norm")]
     ones = {name: torch.ones(shape.dim).requires_grad_() for name in [*norms, "output_norm.weight"]}
     return weights | ones
@@ -108,9 +112,7 @@ def fresh_layer(shape: Shape, *, rank: int, alpha: float, seed: int) -> Layer:
     return Layer(a=a, b=b, alpha=alpha)
 
 
-def logits(
-    weights: Weights, shape: Shape, tokens: Tensor, stack: Sequence[Layer] = ()
-) -> Tensor:
+def logits(weights: Weights, shape: Shape, tokens: Tensor, stack: Sequence[Layer] = ()) -> Tensor:
     """Return the next token's scores at each place, `(batch, length, vocab)`.
 
     Args:

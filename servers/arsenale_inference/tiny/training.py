@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -122,9 +122,7 @@ def fit(parameters: Sequence[Tensor], loss: Callable[[], Tensor], plan: Plan, sa
 def train_base(model: Model, pairs: Sequence[Pair], plan: Plan, say: Say) -> float:
     """Train the weights of MODEL on PAIRS in place; return the last loss."""
     rows = batches(model.tokenizer, pairs, plan)
-    return fit(
-        list(model.weights.values()), lambda: _loss(model, next(rows), ()), plan, say
-    )
+    return fit(list(model.weights.values()), lambda: _loss(model, next(rows), ()), plan, say)
 
 
 def train_layer(
@@ -170,7 +168,9 @@ def answer(model: Model, question: str, stack: tuple[Layer, ...] = (), limit: in
     ids = model.tokenizer.encode(question_text(question)).ids
     start, stop = len(ids), model.tokenizer.token_to_id(TURN_END)
     for _ in range(limit):
-        following = int(logits(model.weights, model.shape, torch.tensor([ids]), stack)[0, -1].argmax())
+        following = int(
+            logits(model.weights, model.shape, torch.tensor([ids]), stack)[0, -1].argmax()
+        )
         if following == stop:
             break
         ids.append(following)
