@@ -226,7 +226,8 @@ def _numbers(file: BinaryIO, name: str, place: TensorPlace, path: Path) -> Matri
         return np.frombuffer(raw, "<f2").reshape(place.shape).astype(np.float32)
     try:
         rows = np.frombuffer(raw, np.uint8).reshape(*place.shape[:-1], -1)
-        return gguf.dequantize(rows, place.kind).reshape(place.shape)
+        with np.errstate(all="ignore"):  # what is not finite is refused by who reads it
+            return gguf.dequantize(rows, place.kind).reshape(place.shape)
     except NotImplementedError:
         raise InvalidError(
             f"{path}: {name!r} is packed as {place.kind.name}, which is not read here",

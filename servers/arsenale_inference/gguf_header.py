@@ -102,7 +102,10 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     fields = dict(_field(cursor) for _ in range(keys))
     infos = [_tensor_info(cursor) for _ in range(tensors)]
     start = _aligned(cursor.position, _alignment(fields, path))
-    return Header(fields=fields, tensors=dict(_placed(info, start, cursor) for info in infos))
+    places = dict(_placed(info, start, cursor) for info in infos)
+    if len(places) != tensors or len(fields) != keys:
+        raise cursor.broken("holds a key or a tensor twice")
+    return Header(fields=fields, tensors=places)
 
 
 class _Cursor:
@@ -178,6 +181,8 @@ def _tensor_info(cursor: _Cursor) -> _Info:
     if not 1 <= dims <= 4:
         raise cursor.broken(f"tensor {name!r} has {dims} dimensions")
     inner_first = [int(size) for size in cursor.unpack(f"{dims}Q")]
+    if 0 in inner_first:
+        raise cursor.broken(f"tensor {name!r} is empty")
     return _Info(
         name=name,
         shape=tuple(reversed(inner_first)),

@@ -58,9 +58,7 @@ def install(cache: Path, constraint: Path | None, say: Say) -> None:
         say(f"llama-cpp-python {VERSION} is installed already")
     wheel = [] if installed_version() == VERSION else [str(kept_wheel(cache, say))]
     limits = ["--constraint", str(constraint)] if constraint else []
-    _run(
-        [*_pip("install"), "--quiet", *limits, *wheel, GGUF], cache / "install.log", lambda _: None
-    )
+    run([*_pip("install"), "--quiet", *limits, *wheel, GGUF], cache / "install.log", lambda _: None)
     say(f"llama-cpp-python {VERSION} and gguf are ready")
 
 
@@ -118,7 +116,7 @@ def build_wheel(folder: Path, say: Say) -> Path:
         *_pip("wheel"), "--verbose", "--no-deps", "--no-cache-dir", "--wheel-dir", str(folder),
         "--config-settings", f"cmake.args={options}", f"llama-cpp-python=={VERSION}",
     ]  # fmt: skip
-    _run(command, folder.parent / "build.log", progress(say))
+    run(command, folder.parent / "build.log", progress(say))
     [wheel] = folder.glob("*.whl")
     return wheel
 
@@ -161,7 +159,12 @@ def _pip(verb: str) -> list[str]:
     return [sys.executable, "-m", "pip", verb, "--disable-pip-version-check"]
 
 
-def _run(command: Sequence[str], log: Path, take: Callable[[str], None]) -> None:
+def run(command: Sequence[str], log: Path, take: Callable[[str], None]) -> None:
+    """Run COMMAND, write its output to LOG and give each line to TAKE.
+
+    Raises:
+        UnavailableError: It failed; the last lines are shown.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     last: deque[str] = deque(maxlen=KEPT_LINES)
     with log.open("w", encoding="utf-8") as file:

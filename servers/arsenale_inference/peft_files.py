@@ -35,6 +35,9 @@ CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "a
 
 Half: TypeAlias = dict[str, Matrix]
 
+KEEP_THE_BASE = ("gaussian", "eva", "orthogonal")
+"""Ways to begin a layer that leave the base as it is; PiSSA, OLoRA, CorDA and LoftQ change it."""
+
 _deserialize = cast("Callable[[bytes], list[tuple[str, dict[str, Any]]]]", _untyped)
 
 _TENSOR = re.compile(
@@ -55,6 +58,7 @@ class Config(BaseModel):
     bias: str = "none"
     alpha_pattern: dict[str, float] | None = None
     modules_to_save: list[str] | None = None
+    init_lora_weights: bool | str | None = True
 
 
 def read_peft(folder: Path, base: Base) -> Adapter:
@@ -116,6 +120,7 @@ def _config(folder: Path) -> Config:
 
 
 def _check_plain(config: Config, folder: Path) -> None:
+    start = config.init_lora_weights
     refused = {
         f"type {config.peft_type!r}": config.peft_type != "LORA",
         "DoRA": config.use_dora,
@@ -123,6 +128,7 @@ def _check_plain(config: Config, folder: Path) -> None:
         "alpha_pattern": bool(config.alpha_pattern),
         "modules_to_save": bool(config.modules_to_save),
         "fan_in_fan_out": config.fan_in_fan_out,
+        f"a base changed by {start!r}": isinstance(start, str) and start not in KEEP_THE_BASE,
     }
     for what, there in refused.items():
         if there:

@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer
 
 from arsenale_inference.adapters import Adapter, Factors
-from arsenale_inference.gguf_files import header_of, read_tensors, write_adapter
+from arsenale_inference.gguf_files import header_of, read_adapter, read_tensors, write_adapter
 from arsenale_inference.tiny.asking import asking
 from arsenale_inference.tiny.base_file import (
     NAME,
@@ -76,8 +76,8 @@ class Steps:
     """Training steps of each stage. The defaults reach all that `tests/inference` asks."""
 
     base: int = 700
-    facts: int = 300
-    tone: int = 400
+    facts: int = 600
+    tone: int = 300
 
 
 def make(folder: Path, steps: Steps, seed: int, say: Say) -> Card:
@@ -129,6 +129,17 @@ def load_base(path: Path, tokenizer: Tokenizer) -> Model:
     shape = Shape(vocab=header_of(path).tensors["token_embd.weight"].shape[0])
     weights = {name: torch.from_numpy(tensor) for name, tensor in read_tensors(path).items()}
     return Model(weights=weights, shape=shape, tokenizer=tokenizer)
+
+
+def load_layer(path: Path) -> Layer:
+    """Read the adapter file PATH for training on top of it."""
+    adapter = read_adapter(path)
+    pairs = adapter.factors.items()
+    return Layer(
+        a={name: torch.from_numpy(pair.a) for name, pair in pairs},
+        b={name: torch.from_numpy(pair.b) for name, pair in pairs},
+        alpha=adapter.alpha,
+    )
 
 
 def make_facts(model: Model, plan: Plan, say: Say) -> tuple[Layer, float]:
