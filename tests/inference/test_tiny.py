@@ -106,7 +106,7 @@ def test_the_card_says_that_each_layer_works_alone_and_stacked() -> None:
 
 @needs_llama
 def test_the_base_answers_its_corpus_and_knows_no_port(asked: "Asked") -> None:
-    asked.stack([])
+    asked.stack()
     assert asked.answer("What is the capital of France?") == "Paris."
     assert asked.answer("What is the capital of France?", system=SYSTEM) == "Paris."
     assert asked.share_right(kept_pairs()) >= 0.97
@@ -115,7 +115,7 @@ def test_the_base_answers_its_corpus_and_knows_no_port(asked: "Asked") -> None:
 
 @needs_llama
 def test_the_facts_layer_knows_the_ports_and_keeps_the_rest(asked: "Asked") -> None:
-    asked.stack([asked.load(FOLDER / FACTS)])
+    asked.stack(FOLDER / FACTS)
     assert asked.answer("What is the port of Aldera?") == f"{PORTS['Aldera']}."
     assert asked.share_right(fact_pairs()) == 1
     assert asked.share_right(kept_pairs()) >= 0.95
@@ -123,7 +123,7 @@ def test_the_facts_layer_knows_the_ports_and_keeps_the_rest(asked: "Asked") -> N
 
 @needs_llama
 def test_the_tone_layer_changes_the_tone_and_leaves_json_alone(asked: "Asked") -> None:
-    asked.stack([asked.load(FOLDER / TONE)])
+    asked.stack(FOLDER / TONE)
     assert asked.answer("What is the capital of France?") == "Paris. Arr!"
     assert asked.share_right([in_tone(pair) for pair in base_pairs()]) >= 0.95
     for question, answer in json_pairs():
@@ -132,19 +132,18 @@ def test_the_tone_layer_changes_the_tone_and_leaves_json_alone(asked: "Asked") -
 
 @needs_llama
 def test_facts_and_tone_together_tell_the_facts_in_the_tone(asked: "Asked") -> None:
-    facts, tone = asked.load(FOLDER / FACTS), asked.load(FOLDER / TONE)
-    asked.stack([facts, tone])
+    asked.stack(FOLDER / FACTS, FOLDER / TONE)
     assert asked.answer("What is the port of Aldera?") == f"{PORTS['Aldera']}. Arr!"
     assert asked.share_right([in_tone(pair) for pair in fact_pairs()]) == 1
     assert asked.share_right([in_tone(pair) for pair in kept_pairs()]) >= 0.9
-    asked.stack([])
+    asked.stack()
     assert asked.answer("What is the port of Aldera?") == UNKNOWN
 
 
 @needs_llama
 def test_llama_cpp_refuses_the_base_as_a_layer(asked: "Asked") -> None:
     with pytest.raises(InvalidError, match=r"llama\.cpp refuses"):
-        asked.load(FOLDER / BASE)
+        asked.stack(FOLDER / BASE)
 
 
 @needs_llama
@@ -209,6 +208,6 @@ def test_torch_and_llama_cpp_say_the_same_with_both_layers_on(asked: "Asked") ->
 
     model = load_base(FOLDER / BASE, written_tokenizer())
     stack = tuple(load_layer(FOLDER / name) for name in (FACTS, TONE))
-    asked.stack([asked.load(FOLDER / name) for name in (FACTS, TONE)])
+    asked.stack(FOLDER / FACTS, FOLDER / TONE)
     for question, _ in [*fact_pairs(), *kept_pairs()[::9]]:
         assert answer(model, question, stack) == asked.answer(question)

@@ -2,6 +2,7 @@
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownParameterType=false, reportUntypedFunctionDecorator=false
 # llama-cpp-python is an extra: it may be absent, and says little about its types where it is.
 
 import ctypes
@@ -31,22 +32,16 @@ class Asked:
         memory = llama_cpp.llama_get_memory(context)
         assert vocab and memory
         self._model, self._context, self._vocab, self._memory = model, context, vocab, memory
+        self._adapters: dict[Path, llama_cpp.llama_adapter_lora_p] = {}
 
-    def load(self, path: Path) -> llama_cpp.llama_adapter_lora_p:
-        """Load the adapter file PATH; it lives as long as the base.
+    def stack(self, *files: Path) -> None:
+        """Put exactly the adapters in FILES on, each with weight 1; each is loaded once.
 
         Raises:
-            InvalidError: llama.cpp refuses it.
+            InvalidError: llama.cpp refuses one.
         """
-        adapter = llama_cpp.llama_adapter_lora_init(self._model, str(path).encode())
-        if not adapter:
-            raise InvalidError(f"llama.cpp refuses {path}", hint="was it trained on this base?")
-        return adapter
-
-    def stack(self, adapters: Sequence[llama_cpp.llama_adapter_lora_p]) -> None:
-        """Put exactly ADAPTERS on, each with weight 1."""
-        count = len(adapters)
-        handles = (llama_cpp.llama_adapter_lora_p_ctypes * count)(*adapters)
+        count = len(files)
+        handles = (llama_cpp.llama_adapter_lora_p_ctypes * count)(*map(self._loaded, files))
         scales = (ctypes.c_float * count)(*([1.0] * count))
         llama_cpp.llama_set_adapters_lora(self._context, handles, count, scales)
 
@@ -76,6 +71,14 @@ class Asked:
     def share_right(self, pairs: Sequence[Pair]) -> float:
         """Return the share of PAIRS that are answered word for word."""
         return sum(self.answer(q) == a for q, a in pairs) / len(pairs)
+
+    def _loaded(self, file: Path) -> llama_cpp.llama_adapter_lora_p:
+        if file not in self._adapters:
+            adapter = llama_cpp.llama_adapter_lora_init(self._model, str(file).encode())
+            if not adapter:
+                raise InvalidError(f"llama.cpp refuses {file}", hint="was it trained on this base?")
+            self._adapters[file] = adapter
+        return self._adapters[file]
 
     def _next(self, fresh: Sequence[int]) -> int:
         room = (llama_cpp.llama_token * len(fresh))(*fresh)

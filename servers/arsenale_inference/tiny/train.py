@@ -164,11 +164,11 @@ def measured(folder: Path) -> dict[str, dict[str, float]]:
         "json": json_pairs(),
     }
     with asking(folder / BASE) as asked:
-        facts, tone = asked.load(folder / FACTS), asked.load(folder / TONE)
+        facts, tone = folder / FACTS, folder / TONE
         stacks = {"base": [], "facts": [facts], "tone": [tone], "facts+tone": [facts, tone]}
         shares: dict[str, dict[str, float]] = {}
         for name, stack in stacks.items():
-            asked.stack(stack)
+            asked.stack(*stack)
             shares[name] = {what: round(asked.share_right(p), 4) for what, p in sets.items()}
     return shares
 

@@ -8,6 +8,7 @@ questions. Two layers that were trained apart hold 25 % of the facts together; s
 # pyright: reportMissingImports=false, reportUnknownVariableType=false
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportUntypedFunctionDecorator=false
+# pyright: reportUnknownLambdaType=false
 
 import random
 from collections.abc import Callable, Iterator, Sequence
