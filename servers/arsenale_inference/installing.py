@@ -106,7 +106,7 @@ def build_wheel(folder: Path, say: Say) -> Path:
     """
     check_compilers()
     say(
-        f"building llama-cpp-python {VERSION} from source, as nobody publishes wheels of it: "
+        f"building llama-cpp-python {VERSION} from source, as PyPI has no wheel of it: "
         "fetches 77 MB, compiles some 80 files; about 4 minutes on two free cores"
     )
     left_out = folder / "leave_out.cmake"
