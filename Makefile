@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick format lint types pytest node models bench clean
+.PHONY: help install demo test quick format lint types pytest node models inference academy bench clean
 
 help:            ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,10 @@ node: $(VENV)/.node ## Install the MCP Inspector and the conformance suite for t
 models: $(VENV)/.developed ## Fetch MiniLM into ARSENALE_HOME: better vectors than the built-in ones.
 	$(BIN)/arsenale models install minilm
 
+inference: $(VENV)/.inference ## Build llama-cpp-python, once a machine: about 4 minutes on two free cores.
+
+academy: $(VENV)/.academy ## Install torch for training: on Linux its CPU build, 192 MB.
+
 bench: $(VENV)/.developed ## Print every figure of benchmarks/.
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
@@ -63,4 +67,14 @@ $(VENV)/.developed: $(VENV)/.installed
 
 $(VENV)/.node: $(VENV)/.developed tests/node/package.json
 	tests/node/install $(BIN)/python $(VENV)/node
+	touch $@
+
+$(VENV)/.inference: $(VENV)/.installed
+	$(BIN)/python -m arsenale_inference.installing --constraint constraints.txt
+	touch $@
+
+# PyPI's torch for Linux does not start without CUDA's libraries. The CPU build lies at its makers' own index;
+# where that cannot be reached, pip takes PyPI's.
+$(VENV)/.academy: $(VENV)/.installed
+	$(PIP) --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu --editable '.[academy]'
 	touch $@

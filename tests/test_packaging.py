@@ -37,6 +37,12 @@ def test_every_hook_and_the_recorded_session_are_in_the_wheel(wheel: Path) -> No
     assert "arsenale_daemon/data/session.jsonl" in names
 
 
+def test_the_tiny_model_and_its_layers_are_in_the_wheel(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    files = {"base-q8_0.gguf", "facts.gguf", "tone.gguf", "facts.rehearsal.json", "card.json"}
+    assert {f"arsenale_inference/tiny/{name}" for name in files} <= names
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_wheel_runs_the_demo_from_an_environment_that_has_only_its_dependencies(

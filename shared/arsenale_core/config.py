@@ -194,3 +194,14 @@ def one_thread_for_math() -> None:
 def child_environment(home: Path) -> dict[str, str]:
     """Return the environment for a process of ours: this one's, with HOME as `ARSENALE_HOME`."""
     return {**os.environ, f"{PREFIX}HOME": str(home)}
+
+
+def cache_folder() -> Path:
+    """Return where that lies which can be made again: `$XDG_CACHE_HOME/arsenale`."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return Path(given or Path.home() / ".cache") / "arsenale"
+
+
+def build_arguments() -> str:
+    """Return `CMAKE_ARGS`, by which people choose what a native library is built with."""
+    return os.environ.get("CMAKE_ARGS", "")

@@ -1,0 +1,211 @@
+"""PEFT folders (`adapter_config.json`, `adapter_model.safetensors`) as adapters of llama.cpp.
+
+Pickled weights (`adapter_model.bin`) are refused: to open one is to run what its author wrote.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import gguf
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors import deserialize as _untyped  # pyright: ignore[reportUnknownVariableType]
+
+from arsenale_core.errors import InvalidError, NotFoundError
+from arsenale_inference.adapters import (
+    Adapter,
+    Base,
+    Factors,
+    Matrix,
+    check_factors,
+    check_fits,
+    in_llama_order,
+)
+from arsenale_inference.gguf_files import ADAPTER_MAX_BYTES, refuse_unserved, write_adapter
+
+CONFIG_MAX_BYTES = 2**20
+"""The largest `adapter_config.json`; real ones have a kilobyte."""
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+Half: TypeAlias = dict[str, Matrix]
+
+KEEP_THE_BASE = ("gaussian", "eva", "orthogonal")
+"""Ways to begin a layer that leave the base as it is; PiSSA, OLoRA, CorDA and LoftQ change it."""
+
+_deserialize = cast("Callable[[bytes], list[tuple[str, dict[str, Any]]]]", _untyped)
+
+_TENSOR = re.compile(
+    r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight$"
+)
+
+
+class Config(BaseModel):
+    """The part of `adapter_config.json` that says how B @ A is to be added."""
+
+    peft_type: str
+    r: int = Field(ge=1)
+    lora_alpha: float = Field(allow_inf_nan=False)
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False
+    lora_bias: bool = False
+    bias: str = "none"
+    alpha_pattern: dict[str, float] | None = None
+    modules_to_save: list[str] | None = None
+    init_lora_weights: bool | str | None = True
+
+
+def read_peft(folder: Path, base: Base) -> Adapter:
+    """Read the adapter that PEFT saved in FOLDER, in llama.cpp's form for BASE.
+
+    A rank-stabilised layer (rsLoRA, scale `alpha / sqrt(rank)`) comes out as a plain one: its B
+    is multiplied by `sqrt(rank)`.
+
+    Raises:
+        InvalidError: A file is damaged, too large or pickled; the adapter is no plain LoRA; or it
+            does not fit BASE. It names the tensor.
+        NotFoundError: FOLDER holds no adapter.
+    """
+    config = _config(folder)
+    _check_plain(config, folder)
+    halves = _halves(folder)
+    names = gguf.get_tensor_name_map(_architecture(base), base.layers)
+    factors: dict[str, Factors] = {}
+    for module, half in halves.items():
+        name = names.get_name(module)
+        if name is None:
+            raise InvalidError(
+                f"{module}: llama.cpp has no such tensor in {base.architecture!r} "
+                f"with {base.layers} layers",
+                hint="is it the base that the adapter was trained on?",
+            )
+        factors[f"{name}.weight"] = _converted(f"{name}.weight", half, config, base)
+    adapter = Adapter(
+        architecture=base.architecture,
+        alpha=config.lora_alpha,
+        factors=factors,
+        name=folder.name,
+    )
+    check_fits(adapter, base)
+    return adapter
+
+
+def convert_peft(folder: Path, base: Base, path: Path, *, half: bool = False) -> Adapter:
+    """Write the adapter that PEFT saved in FOLDER to PATH as GGUF for BASE, and return it.
+
+    Raises:
+        InvalidError: As `read_peft` and `write_adapter`.
+        NotFoundError: FOLDER holds no adapter.
+    """
+    adapter = read_peft(folder, base)
+    write_adapter(adapter, path, half=half)
+    return adapter
+
+
+def _config(folder: Path) -> Config:
+    raw = _bytes(folder / CONFIG, CONFIG_MAX_BYTES)
+    try:
+        return Config.model_validate_json(raw)
+    except ValidationError as exc:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)
+        )
+        raise InvalidError(f"{folder / CONFIG}: {wrong}", hint="save the adapter again") from None
+
+
+def _check_plain(config: Config, folder: Path) -> None:
+    start = config.init_lora_weights
+    refused = {
+        f"type {config.peft_type!r}": config.peft_type != "LORA",
+        "DoRA": config.use_dora,
+        "trained biases": config.lora_bias or config.bias != "none",
+        "alpha_pattern": bool(config.alpha_pattern),
+        "modules_to_save": bool(config.modules_to_save),
+        "fan_in_fan_out": config.fan_in_fan_out,
+        f"a base changed by {start!r}": isinstance(start, str) and start not in KEEP_THE_BASE,
+    }
+    for what, there in refused.items():
+        if there:
+            raise InvalidError(
+                f"{folder}: adapters with {what} cannot be served",
+                hint="train a plain LoRA, or merge the adapter into its base",
+            )
+
+
+def _architecture(base: Base) -> gguf.MODEL_ARCH:
+    by_name = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    if base.architecture not in by_name:
+        raise InvalidError(
+            f"architecture {base.architecture!r} is not known to the gguf package",
+            hint="upgrade it: pip install --upgrade gguf",
+        )
+    return by_name[base.architecture]
+
+
+def _halves(folder: Path) -> dict[str, Half]:
+    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
+        raise InvalidError(
+            f"{folder / PICKLE} is a pickle, which is never opened here",
+            hint="save the adapter with save_pretrained(..., safe_serialization=True)",
+        )
+    raw = _bytes(folder / WEIGHTS, ADAPTER_MAX_BYTES)
+    try:
+        tensors = _deserialize(raw)
+    except SafetensorError as exc:
+        raise InvalidError(
+            f"{folder / WEIGHTS} is no safetensors file ({exc})", hint="save the adapter again"
+        ) from exc
+    halves: dict[str, Half] = {}
+    for name, tensor in tensors:
+        found = _TENSOR.match(name)
+        if found is None:
+            raise InvalidError(
+                f"{name}: no LoRA matrix of a linear map", hint="train on linear maps only"
+            )
+        halves.setdefault(found["module"], {})[found["half"]] = _numbers(name, tensor)
+    if not halves:
+        raise InvalidError(f"{folder / WEIGHTS} holds no tensors", hint="save the adapter again")
+    return halves
+
+
+def _numbers(name: str, tensor: dict[str, Any]) -> Matrix:
+    raw, kind = bytes(tensor["data"]), str(tensor["dtype"])
+    if kind == "BF16":  # the upper half of a float32
+        values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    elif kind in ("F64", "F32", "F16"):
+        values = np.frombuffer(raw, f"<f{int(kind[1:]) // 8}").astype(np.float32)
+    else:
+        raise InvalidError(f"{name}: numbers of type {kind}", hint="save it as F32, F16 or BF16")
+    return values.reshape(tensor["shape"])
+
+
+def _converted(name: str, half: Half, config: Config, base: Base) -> Factors:
+    refuse_unserved(name)
+    if set(half) != {"A", "B"}:
+        raise InvalidError(f"{name}: has its lora_{min(half)} only", hint="save the adapter again")
+    pair = Factors(a=half["A"], b=half["B"])
+    check_factors(name, pair)
+    if config.use_rslora:
+        pair = replace(pair, b=(pair.b * math.sqrt(pair.rank)).astype(np.float32))
+    return in_llama_order(name, pair, base)
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > limit:
+            raise InvalidError(
+                f"{path} has {size_bytes:,} bytes, {limit:,} is the most",
+                hint="train the adapter with a lower rank",
+            )
+        return path.read_bytes()
+    except FileNotFoundError as exc:
+        raise NotFoundError("file", str(path), hint="give the folder that PEFT saved") from exc
+    except OSError as exc:
+        raise InvalidError(f"{path} cannot be read ({exc.strerror})", hint="check it") from exc
