@@ -1,0 +1,1 @@
+"""The inference sidecar: local models behind an OpenAI-compatible API, LoRA layers per request."""
