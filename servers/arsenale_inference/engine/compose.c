@@ -58,8 +58,22 @@ INLINE vec load_half(const uint16_t * p) {
 #endif
 }
 
-INLINE vec load_at(const void * p, int64_t i, bool half) {
-    return half ? load_half((const uint16_t *) p + i) : load((const float *) p + i);
+typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+INLINE vec load_byte(const int8_t * p) {
+#if defined(__AVX512F__)
+    return (vec) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p)));
+#elif defined(__AVX2__) && LANES == 8
+    return (vec) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p)));
+#else
+    return __builtin_convertvector(*(const bytes *) p, vec);
+#endif
+}
+
+// SIZE is that of an element: 4 float, 2 half, 1 signed byte.
+INLINE vec load_at(const void * p, int64_t i, int size) {
+    if (size == 1) return load_byte((const int8_t *) p + i);
+    return size == 2 ? load_half((const uint16_t *) p + i) : load((const float *) p + i);
 }
 
 INLINE float sum(vec v) {
@@ -69,22 +83,20 @@ INLINE float sum(vec v) {
 }
 
 // The last columns of a row that is no multiple of LANES, zeros behind them.
-INLINE vec load_rest(const void * p, int64_t i, int64_t n, bool half) {
-    uint16_t h[LANES] = {0};
-    float f[LANES] = {0};
-    if (half) memcpy(h, (const uint16_t *) p + i, (size_t) n * 2);
-    else memcpy(f, (const float *) p + i, (size_t) n * 4);
-    return half ? load_half(h) : load(f);
+INLINE vec load_rest(const void * p, int64_t i, int64_t n, int size) {
+    float room[LANES] = {0};
+    memcpy(room, (const char *) p + i * size, (size_t) (n * size));
+    return load_at(room, 0, size);
 }
 
-// out[k][r] = scale * weight[k] * (row r of a) . x[k], for `rows` rows of n and `tokens` vectors x
-INLINE void dots(const void * a, bool half, int64_t n, const float * const * x, const float * weight,
-                 float scale, int rows, int tokens, float * out, int stride) {
+// out[k][r] = scale[r] * weight[k] * (row r of a) . x[k], for `rows` rows of n and `tokens` vectors x
+INLINE void dots(const void * a, int size, int64_t n, const float * const * x, const float * weight,
+                 const float * scale, int rows, int tokens, float * out, int stride) {
     vec acc[TILE][TILE] = {0};
     int64_t q = 0;
     for (; q + LANES <= n; q += LANES) {
         vec row[TILE];
-        UNROLL for (int r = 0; r < rows; r++) row[r] = load_at(a, r * n + q, half);
+        UNROLL for (int r = 0; r < rows; r++) row[r] = load_at(a, r * n + q, size);
         UNROLL for (int k = 0; k < tokens; k++) {
             const vec v = load(x[k] + q);
             UNROLL for (int r = 0; r < rows; r++) acc[r][k] += row[r] * v;
@@ -92,22 +104,22 @@ INLINE void dots(const void * a, bool half, int64_t n, const float * const * x, 
     }
     if (q < n) {
         for (int k = 0; k < tokens; k++) {
-            const vec v = load_rest(x[k], q, n - q, false);
-            for (int r = 0; r < rows; r++) acc[r][k] += load_rest(a, r * n + q, n - q, half) * v;
+            const vec v = load_rest(x[k], q, n - q, 4);
+            for (int r = 0; r < rows; r++) acc[r][k] += load_rest((const char *) a + r * n * size, q, n - q, size) * v;
         }
     }
     for (int k = 0; k < tokens; k++)
-        for (int r = 0; r < rows; r++) out[k * stride + r] = scale * weight[k] * sum(acc[r][k]);
+        for (int r = 0; r < rows; r++) out[k * stride + r] = scale[r] * weight[k] * sum(acc[r][k]);
 }
 
 // y[k][0..BLOCK) += sum over r of u[k][r] * (row r of the block b)
-INLINE void spread(const void * b, bool half, int rank, const float * u, float * const * y, int tokens) {
+INLINE void spread(const void * b, int size, int rank, const float * u, float * const * y, int tokens) {
     vec acc[TILE][TILE];
     UNROLL for (int k = 0; k < tokens; k++)
         UNROLL for (int c = 0; c < TILE; c++) acc[k][c] = load(y[k] + c * LANES);
     for (int r = 0; r < rank; r++) {
         vec row[TILE];
-        UNROLL for (int c = 0; c < TILE; c++) row[c] = load_at(b, (int64_t) r * BLOCK + c * LANES, half);
+        UNROLL for (int c = 0; c < TILE; c++) row[c] = load_at(b, (int64_t) r * BLOCK + c * LANES, size);
         UNROLL for (int k = 0; k < tokens; k++)
             UNROLL for (int c = 0; c < TILE; c++) acc[k][c] += row[c] * u[k * rank + r];
     }
@@ -120,10 +132,10 @@ enum { IDLE, RECORD, ADD, MASK };
 enum { FAULT_NONE, FAULT_ROWS, FAULT_ORDER, FAULT_MEMORY };
 
 typedef struct {
-    int32_t rank, half;  // rank 0: the layer leaves this weight alone
-    float scale;         // alpha / rank
-    const void * a;      // [rank][n_in]
-    const void * b;      // [n_out / BLOCK, rounded up][rank][BLOCK]
+    int32_t rank, size;   // rank 0: the layer leaves this weight alone; bytes of an element of a and b
+    const float * scale;  // [rank]
+    const void * a;       // [rank][n_in]
+    const void * b;       // [n_out / BLOCK, rounded up][rank][BLOCK]
 } pair;
 
 typedef struct {
@@ -297,21 +309,20 @@ static float * scratch(compose * h, size_t n) {
     return h->scratch;
 }
 
-// u[k][r] = scale * weight[k] * A[r] . x[k]
-INLINE void shrink(const pair p, int64_t n, const struct ggml_tensor * x, const users * g, float * u, bool half) {
-    const size_t size = half ? 2 : 4;
+// u[k][r] = scale[r] * weight[k] * A[r] . x[k]
+INLINE void shrink(const pair p, int64_t n, const struct ggml_tensor * x, const users * g, float * u, int size) {
     for (int r = 0; r < p.rank;) {
         const int rows = p.rank - r >= TILE ? TILE : 1;
-        const void * a = (const char *) p.a + (size_t) r * (size_t) n * size;
+        const void * a = (const char *) p.a + (int64_t) r * n * size;
         for (int k = 0; k < g->n;) {
             const float * v[TILE];
             const int tokens = g->n - k >= TILE ? TILE : 1;
             for (int j = 0; j < tokens; j++) v[j] = row_of(x, g->token[k + j]);
             float * to = u + (size_t) k * p.rank + r;
-            if (rows == TILE && tokens == TILE) dots(a, half, n, v, g->weight + k, p.scale, TILE, TILE, to, p.rank);
-            else if (rows == TILE) dots(a, half, n, v, g->weight + k, p.scale, TILE, 1, to, p.rank);
-            else if (tokens == TILE) dots(a, half, n, v, g->weight + k, p.scale, 1, TILE, to, p.rank);
-            else dots(a, half, n, v, g->weight + k, p.scale, 1, 1, to, p.rank);
+            if (rows == TILE && tokens == TILE) dots(a, size, n, v, g->weight + k, p.scale + r, TILE, TILE, to, p.rank);
+            else if (rows == TILE) dots(a, size, n, v, g->weight + k, p.scale + r, TILE, 1, to, p.rank);
+            else if (tokens == TILE) dots(a, size, n, v, g->weight + k, p.scale + r, 1, TILE, to, p.rank);
+            else dots(a, size, n, v, g->weight + k, p.scale + r, 1, 1, to, p.rank);
             k += tokens;
         }
         r += rows;
@@ -319,10 +330,9 @@ INLINE void shrink(const pair p, int64_t n, const struct ggml_tensor * x, const 
 }
 
 // y[k] += B u[k]; the columns past the last whole block go through a copy
-INLINE void grow(const pair p, int64_t n, const struct ggml_tensor * y, const users * g, const float * u, bool half) {
-    const size_t size = half ? 2 : 4;
+INLINE void grow(const pair p, int64_t n, const struct ggml_tensor * y, const users * g, const float * u, int size) {
     for (int64_t c = 0; c < n; c += BLOCK) {
-        const void * b = (const char *) p.b + (size_t) c * (size_t) p.rank * size;
+        const void * b = (const char *) p.b + c * p.rank * size;
         const size_t rest = (size_t) (n - c < BLOCK ? n - c : BLOCK) * sizeof(float);
         for (int k = 0; k < g->n;) {
             float * to[TILE], copy[BLOCK];
@@ -330,8 +340,8 @@ INLINE void grow(const pair p, int64_t n, const struct ggml_tensor * y, const us
             for (int j = 0; j < tokens; j++) to[j] = row_of(y, g->token[k + j]) + c;
             float * const place = to[0];
             if (rest < sizeof copy) memset(copy, 0, sizeof copy), memcpy(copy, place, rest), to[0] = copy;
-            if (tokens == TILE) spread(b, half, p.rank, u + (size_t) k * p.rank, to, TILE);
-            else spread(b, half, p.rank, u + (size_t) k * p.rank, to, 1);
+            if (tokens == TILE) spread(b, size, p.rank, u + (size_t) k * p.rank, to, TILE);
+            else spread(b, size, p.rank, u + (size_t) k * p.rank, to, 1);
             if (rest < sizeof copy) memcpy(place, copy, rest);
             k += tokens;
         }
@@ -341,12 +351,15 @@ INLINE void grow(const pair p, int64_t n, const struct ggml_tensor * y, const us
 static void add_pair(compose * h, const pair p, const site * s, const struct ggml_tensor * t, const users * g) {
     float * u = scratch(h, (size_t) g->n * (size_t) p.rank);
     if (!u) return;
-    if (p.half) shrink(p, s->n_in, t->src[1], g, u, true), grow(p, s->n_out, t, g, u, true);
-    else shrink(p, s->n_in, t->src[1], g, u, false), grow(p, s->n_out, t, g, u, false);
+    // Constants, so that each becomes a loop of its own.
+    if (p.size == 1) shrink(p, s->n_in, t->src[1], g, u, 1), grow(p, s->n_out, t, g, u, 1);
+    else if (p.size == 2) shrink(p, s->n_in, t->src[1], g, u, 2), grow(p, s->n_out, t, g, u, 2);
+    else shrink(p, s->n_in, t->src[1], g, u, 4), grow(p, s->n_out, t, g, u, 4);
 }
 
 static bool as_recorded(const compose * h, const site * s, const struct ggml_tensor * t) {
     const struct ggml_tensor * x = t->src[1];
+    if (!root(t)->buffer || !h->is_host(root(t)->buffer) || !root(x)->buffer || !h->is_host(root(x)->buffer)) return false;
     return is_product(t) && t->ne[0] == s->n_out && x->ne[0] == s->n_in && t->nb[0] == 4 && x->nb[0] == 4 &&
            t->ne[1] == (s->gathered ? h->n_outputs : h->n_tokens);
 }
@@ -456,12 +469,12 @@ static int32_t more_slots(compose * h, int32_t n) {
 }
 
 // Put a layer into a slot; the arrays, [n_sites] each, are copied, what they point to is not.
-int32_t compose_set(compose * h, int32_t slot, const int32_t * rank, const int32_t * half, const float * scale,
+int32_t compose_set(compose * h, int32_t slot, const int32_t * rank, const int32_t * size, const float * const * scale,
                     const void * const * a, const void * const * b) {
     if (!more_slots(h, slot + 1)) return 0;
     pair * table = calloc((size_t) h->n_sites, sizeof *table);
     if (!table) return 0;
-    for (int32_t i = 0; i < h->n_sites; i++) table[i] = (pair) {rank[i], half[i], scale[i], a[i], b[i]};
+    for (int32_t i = 0; i < h->n_sites; i++) table[i] = (pair) {rank[i], size[i], scale[i], a[i], b[i]};
     free(h->layers[slot]);
     h->layers[slot] = table;
     return 1;

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from arsenale_core.errors import UnavailableError
 from arsenale_inference.engine import llama
 from arsenale_inference.engine.composing import Fault, Step
-from arsenale_inference.engine.layers import Layer, Packed, Site, pack
+from arsenale_inference.engine.layers import Layer, Packed, Site, pack, together
 from arsenale_inference.engine.llama import Callback
 
 NAME_BYTES = 64
@@ -59,6 +59,7 @@ class CComposer:
         self._halves = bool(self._calls.compose_halves())
         self._packed: dict[int, list[Packed | None]] = {}
         self._sites: list[Site] = []
+        self._width = 0
         self.callback = Callback(
             function=_address(self._calls.compose_callback), data=handle, owner=self
         )
@@ -82,28 +83,35 @@ class CComposer:
             gathered=bool(gathered.value), waits=bool(waits.value),
         )  # fmt: skip
 
-    def set_layer(self, slot: int, layer: Layer) -> int:
+    def set_layer(self, slot: int, layer: Layer, *, compact: bool = False) -> int:
         """Put LAYER into SLOT; return the bytes it takes."""
-        packed = [self._pack(layer, site.name) for site in self.sites()]
+        packed = together([self._pack(layer, site.name, compact) for site in self.sites()])
         rank = np.array([p.rank if p else 0 for p in packed], np.int32)
-        half = np.array([p.half if p else 0 for p in packed], np.int32)
-        scale = np.array([p.scale if p else 0 for p in packed], np.float32)
+        size = np.array([p.a.itemsize if p else 0 for p in packed], np.int32)
+        scale = np.array([p.scale.ctypes.data if p else 0 for p in packed], np.uint64)
         a = np.array([p.a.ctypes.data if p else 0 for p in packed], np.uint64)
         b = np.array([p.b.ctypes.data if p else 0 for p in packed], np.uint64)
-        places = (_place(array) for array in (rank, half, scale, a, b))
+        places = (_place(array) for array in (rank, size, scale, a, b))
         _made(self._calls.compose_set(self._handle, slot, *places))
         self._packed[slot] = packed
+        self._width = max(self._width, slot + 1)
         return sum(p.size_bytes for p in packed if p)
 
-    def _pack(self, layer: Layer, weight: str) -> Packed | None:
+    def _pack(self, layer: Layer, weight: str, compact: bool) -> Packed | None:
         if weight not in layer.pairs:
             return None
-        return pack(layer, weight, block=self._block, halves=self._halves)
+        return pack(layer, weight, block=self._block, halves=self._halves, compact=compact)
 
     def drop_layer(self, slot: int) -> None:
         """Empty SLOT and free its arrays."""
         self._calls.compose_drop(self._handle, slot)
         self._packed.pop(slot, None)
+
+    def layer(self, slot: int) -> Layer:
+        """Return what is in SLOT, its scale in B."""
+        pairs = zip(self.sites(), self._packed[slot], strict=True)
+        found = {site.name: pair.pair(site.n_out) for site, pair in pairs if pair}
+        return Layer(name=f"slot {slot}", pairs=found, alpha=0.0)
 
     def set_mask(self, rows: Mapping[str, Sequence[int]]) -> None:
         """Say, for each site of a fused adapter, which slot each row of its A belongs to."""
@@ -113,7 +121,8 @@ class CComposer:
 
     def begin(self, step: Step) -> None:
         """Prepare the callback for a decode; the arrays are copied."""
-        weights = np.ascontiguousarray(step.weights, np.float32)
+        missing = max(self._width - step.weights.shape[1], 0)
+        weights = np.ascontiguousarray(np.pad(step.weights, ((0, 0), (0, missing))), np.float32)
         outputs = np.ascontiguousarray(step.outputs, np.int32)
         n, slots = weights.shape
         _made(

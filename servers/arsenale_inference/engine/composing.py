@@ -68,12 +68,16 @@ class Composer(Protocol):
         """Return what recorded steps have found."""
         ...
 
-    def set_layer(self, slot: int, layer: Layer) -> int:
-        """Put LAYER into SLOT; return the bytes it takes."""
+    def set_layer(self, slot: int, layer: Layer, *, compact: bool = False) -> int:
+        """Put LAYER into SLOT, in 8 bits where COMPACT; return the bytes it takes."""
         ...
 
     def drop_layer(self, slot: int) -> None:
         """Empty SLOT."""
+        ...
+
+    def layer(self, slot: int) -> Layer:
+        """Return what is in SLOT, its scale in B."""
         ...
 
     def set_mask(self, rows: Mapping[str, Sequence[int]]) -> None:

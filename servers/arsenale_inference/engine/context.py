@@ -151,7 +151,9 @@ class Context:
         self.model, self.options = model, options
         self.abort = AbortFlag()
         self._callbacks = (evaluation, _abort_callback(self.abort, abort_function))
-        handle = llama.open_context(model.handle, _parameters(options, *self._callbacks))
+        handle = llama.open_context(
+            model.handle, _parameters(options, model.on_gpu, *self._callbacks)
+        )
         if not handle:
             raise UnavailableError(
                 f"no memory for a context of {options.tokens} tokens",
@@ -250,10 +252,10 @@ def _abort_callback(flag: AbortFlag, function: int | None) -> Callback:
 
 
 def _parameters(
-    options: ContextOptions, evaluation: Callback | None, abort: Callback
+    options: ContextOptions, offload: bool, evaluation: Callback | None, abort: Callback
 ) -> llama.ContextParameters:
     return llama.ContextParameters(
         tokens=options.tokens, batch=options.batch, sequences=options.sequences,
         threads=options.threads, kv_f32=options.kv_f32, pooling=options.pooling,
-        evaluation=evaluation, abort=abort,
+        offload=offload, evaluation=evaluation, abort=abort,
     )  # fmt: skip

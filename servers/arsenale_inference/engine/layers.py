@@ -3,8 +3,8 @@
 A layer changes a weight W by `weight * alpha / rank * B A` (Hu et al., LoRA, 2021).
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,6 +42,11 @@ class Layer:
     pairs: Mapping[str, Pair]
     alpha: float
 
+    @property
+    def values(self) -> int:
+        """How many numbers it has."""
+        return sum(a.size + b.size for a, b in self.pairs.values())
+
     def scale(self, rank: int) -> float:
         """Return alpha / RANK; an alpha of 0 leaves B A as it is."""
         return self.alpha / rank if self.alpha else 1.0
@@ -49,11 +54,12 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One pair as `compose.c` reads it."""
+    """One pair as `compose.c` reads it; elements are float32, float16 or int8."""
 
     rank: int
-    half: bool
-    scale: float
+    scale: Floats
+    """Shape `(rank,)`: what the sum over A's row r is multiplied by."""
+
     a: NDArray[Any]
     """Shape `(rank, n_in)`."""
 
@@ -63,7 +69,12 @@ class Packed:
     @property
     def size_bytes(self) -> int:
         """What it takes in memory."""
-        return self.a.nbytes + self.b.nbytes
+        return self.a.nbytes + self.b.nbytes + self.scale.nbytes
+
+    def pair(self, n_out: int) -> Pair:
+        """Return A and B in 32 bits, the scale in B."""
+        b = self.b.astype(np.float32).swapaxes(1, 2).reshape(-1, self.rank)[:n_out]
+        return self.a.astype(np.float32), b * self.scale
 
 
 def check(name: str, pairs: Mapping[str, Pair], alpha: float, sites: Iterable[Site]) -> Layer:
@@ -99,12 +110,24 @@ def _pair(name: str, weight: str, pair: Pair, known: Mapping[str, Site]) -> Pair
     return a, b
 
 
-def pack(layer: Layer, weight: str, *, block: int, halves: bool) -> Packed:
-    """Lay out a pair for `compose.c`; in 16 bits where HALVES may be used and nothing is lost."""
+def pack(layer: Layer, weight: str, *, block: int, halves: bool, compact: bool) -> Packed:
+    """Lay out a pair for `compose.c`.
+
+    Args:
+        layer: Where the pair is.
+        weight: Its name.
+        block: Columns of B that stand together.
+        halves: Use 16 bits where no value changes by it.
+        compact: Use 8 bits: each row of A and of B's transpose has its own scale, max |x| / 127.
+    """
     a, b = layer.pairs[weight]
-    half = halves and _fits_half(a) and _fits_half(b)
-    kind = np.float16 if half else np.float32
-    return Packed(len(a), half, layer.scale(len(a)), _aligned(a, kind), _blocks(b, block, kind))
+    scale = np.full(len(a), layer.scale(len(a)), np.float32)
+    if compact:
+        a, of_a = _bytes(a, axis=1)
+        b, of_b = _bytes(b, axis=0)
+        return Packed(len(a), scale * of_a * of_b, a.astype(np.int8), _blocks(b, block, np.int8))
+    kind = np.float16 if halves and _fits_half(a) and _fits_half(b) else np.float32
+    return Packed(len(a), scale, a.astype(kind), _blocks(b, block, kind))
 
 
 def _fits_half(array: Floats) -> bool:
@@ -112,18 +135,36 @@ def _fits_half(array: Floats) -> bool:
         return bool(np.array_equal(array.astype(np.float16).astype(np.float32), array))
 
 
+def _bytes(array: Floats, *, axis: int) -> tuple[Floats, Floats]:
+    """Return whole numbers of -127 to 127, and the scale of each row (or column)."""
+    scale = np.abs(array).max(axis=axis, keepdims=True) / np.float32(127)
+    scale[scale == 0] = 1
+    return np.rint(array / scale), scale.ravel()
+
+
 def _blocks(b: Floats, block: int, kind: type[Any]) -> NDArray[Any]:
     n_out, rank = b.shape
     blocks = -(-n_out // block)
     padded = np.zeros((blocks * block, rank), np.float32)
     padded[:n_out] = b
-    return _aligned(padded.reshape(blocks, block, rank).swapaxes(1, 2), kind)
+    return padded.reshape(blocks, block, rank).swapaxes(1, 2).astype(kind, order="C")
 
 
-def _aligned(array: Floats, kind: type[Any]) -> NDArray[Any]:
-    size = array.size * np.dtype(kind).itemsize
-    room = np.empty(size + ALIGNMENT_BYTES, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT_BYTES
-    made = room[start : start + size].view(kind).reshape(array.shape)
+def together(pairs: Sequence[Packed | None]) -> list[Packed | None]:
+    """Move PAIRS into one piece of memory, in their order: the system can give it large pages."""
+    arrays = [side for pair in pairs if pair for side in (pair.a, pair.b)]
+    starts = np.cumsum([0, *(_padded(array.nbytes) for array in arrays)])
+    room = np.empty(int(starts[-1]) + ALIGNMENT_BYTES, np.uint8)
+    room = room[-room.ctypes.data % ALIGNMENT_BYTES :]
+    moved = iter([_moved(array, room, int(at)) for array, at in zip(arrays, starts, strict=False)])
+    return [pair and replace(pair, a=next(moved), b=next(moved)) for pair in pairs]
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _moved(array: NDArray[Any], room: NDArray[np.uint8], start: int) -> NDArray[Any]:
+    made = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     made[...] = array
     return made

@@ -202,6 +202,7 @@ class ContextParameters:
     threads: int
     kv_f32: bool
     pooling: str | None
+    offload: bool
     evaluation: Callback | None
     abort: Callback
 
@@ -213,6 +214,7 @@ def open_context(model: Handle, wanted: ContextParameters) -> Handle | None:
     p.n_batch = p.n_ubatch = wanted.batch
     p.n_threads = p.n_threads_batch = wanted.threads
     p.kv_unified, p.no_perf = True, True
+    p.op_offload = p.offload_kqv = wanted.offload
     if wanted.kv_f32:
         p.type_k = p.type_v = F32
         p.flash_attn_type = L.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -35,8 +35,8 @@ class ModelInfo:
 class Model:
     """The weights of one GGUF, shared by all contexts over it."""
 
-    def __init__(self, handle: llama.Handle) -> None:
-        self.handle = handle
+    def __init__(self, handle: llama.Handle, *, on_gpu: bool) -> None:
+        self.handle, self.on_gpu = handle, on_gpu
         self._vocab = llama.vocabulary(handle)
         self.info = _info(handle, self._vocab)
 
@@ -62,7 +62,7 @@ class Model:
                 f"llama.cpp cannot load {path.name}",
                 hint="the log says why; compare its checksum, then fetch it again",
             )
-        return cls(handle)
+        return cls(handle, on_gpu=gpu_layers != 0)
 
     def tokenize(self, text: str, *, start: bool = False, special: bool = True) -> Tokens:
         """Return the tokens of TEXT, shape `(n,)`.
