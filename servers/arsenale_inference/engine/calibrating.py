@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from arsenale_inference.engine import llama
 from arsenale_inference.engine.composing import Composer, Mode, Step
 from arsenale_inference.engine.context import Context, Rows
 from arsenale_inference.engine.costs import Costs
@@ -12,7 +13,7 @@ from arsenale_inference.engine.layers import Layer, Site
 ROUNDS = 3
 MANY = 8
 RANK = 4
-BUDGET_S = 0.5
+BUDGET_S = 0.8
 """No further round begins after this: a large model is measured once."""
 
 READ_VALUES = 1 << 22
@@ -24,7 +25,7 @@ def base_costs(context: Context, clock: Clock) -> Costs:
     many = min(MANY, context.options.sequences)
     one_s = _best(lambda: _step(context, 1), clock)
     many_s = _best(lambda: _step(context, many), clock) if many > 1 else one_s
-    row_s = max(many_s - one_s, 0.0) / max(many - 1, 1)
+    row_s = min(max(many_s - one_s, 0.0) / max(many - 1, 1), one_s)
     share = one_s / (Costs().step_s + Costs().row_s)
     return Costs(
         step_s=max(one_s - row_s, 0.0), row_s=row_s, switch_s=Costs().switch_s * share,
@@ -33,13 +34,32 @@ def base_costs(context: Context, clock: Clock) -> Costs:
     )  # fmt: skip
 
 
-def add_costs(context: Context, composer: Composer, clock: Clock) -> tuple[float, float]:
-    """Measure the callback with a layer of zeros on all weights; SLOT 0 must be free.
+def native_costs(
+    context: Context, adapter: llama.Handle, base_s: float, clock: Clock
+) -> tuple[float, float]:
+    """Measure llama.cpp's own way with ADAPTER, which is set on no context before and after.
+
+    Returns:
+        Seconds that a change of the set takes, and seconds that one more adapter takes a step.
+    """
+    start = clock()
+    context.set_adapters([(adapter, 1.0)])
+    _step(context, 1)
+    first_s = clock() - start
+    later_s = _best(lambda: _step(context, 1), clock)
+    context.set_adapters([])
+    _step(context, 1)
+    return max(first_s - later_s, 0.0), max(later_s - base_s, 0.0)
+
+
+def add_costs(
+    context: Context, composer: Composer, layer: Layer, clock: Clock
+) -> tuple[float, float]:
+    """Measure the callback with LAYER, of all weights; slot 0 must be free.
 
     Returns:
         Seconds that the stops of a step take, and seconds of a value for one row.
     """
-    layer = _zeros(composer.sites())
     composer.set_layer(0, layer)
     try:
         many = min(MANY, context.options.sequences)
@@ -76,16 +96,24 @@ def _step(context: Context, n: int, composer: Composer | None = None) -> None:
         context.clear()
 
 
-def _zeros(sites: Sequence[Site]) -> Layer:
+def zeros(sites: Sequence[Site]) -> Layer:
+    """Make a layer that changes nothing, on all weights of the blocks."""
     pairs = {
-        site.name: (np.zeros((RANK, site.n_in), np.float32), np.zeros((site.n_out, RANK), np.float32))
+        site.name: (
+            np.zeros((RANK, site.n_in), np.float32),
+            np.zeros((site.n_out, RANK), np.float32),
+        )
         for site in sites
         if site.name.startswith("blk.")
-    }  # fmt: skip
+    }
     return Layer(name="calibration", pairs=pairs, alpha=0.0)
 
 
 def _read_s(clock: Clock) -> float:
     """Return the time to read a value of 16 bits from memory."""
     values = np.ones(READ_VALUES, np.int32)
-    return _best(lambda: int(values.sum()) and None, clock) / READ_VALUES / 2
+
+    def read() -> None:
+        values.sum()
+
+    return _best(read, clock) / READ_VALUES / 2

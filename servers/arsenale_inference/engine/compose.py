@@ -56,7 +56,7 @@ class CComposer:
             raise UnavailableError("no memory for layers", hint="end another model, then try again")
         self._handle: int = handle
         self._block = int(self._calls.compose_block())
-        self._halves = bool(self._calls.compose_halves())
+        self.halves = bool(self._calls.compose_halves())
         self._packed: dict[int, list[Packed | None]] = {}
         self._sites: list[Site] = []
         self._width = 0
@@ -100,7 +100,7 @@ class CComposer:
     def _pack(self, layer: Layer, weight: str, compact: bool) -> Packed | None:
         if weight not in layer.pairs:
             return None
-        return pack(layer, weight, block=self._block, halves=self._halves, compact=compact)
+        return pack(layer, weight, block=self._block, halves=self.halves, compact=compact)
 
     def drop_layer(self, slot: int) -> None:
         """Empty SLOT and free its arrays."""

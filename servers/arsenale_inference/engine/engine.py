@@ -149,9 +149,17 @@ class Engine:
 
     def _calibrate(self, clock: Callable[[], float]) -> None:
         costs = calibrating.base_costs(self.context, clock)
-        if self._composer is not None and Way.ADD in self._ways:
-            stop_s, add_s = calibrating.add_costs(self.context, self._composer, clock)
-            costs = replace(costs, stop_s=stop_s, add_s=add_s)
+        if self._composer is not None and self._ways:
+            layer = calibrating.zeros(self._composer.sites())
+            base_s = costs.step_s + costs.row_s
+            adapter = self._adapters.handle(FUSED, layer)
+            set_s, layer_s = calibrating.native_costs(self.context, adapter, base_s, clock)
+            self._adapters.drop(FUSED)
+            layer_s = max(layer_s, costs.native_layer_s / 10)  # a busy moment may hide it
+            costs = replace(costs, switch_s=set_s, native_layer_s=layer_s)
+            if Way.ADD in self._ways:
+                stop_s, add_s = calibrating.add_costs(self.context, self._composer, layer, clock)
+                costs = replace(costs, stop_s=stop_s, add_s=add_s)
         self._chooser = Chooser(costs)
 
     # ------------------------------------------------------------ layers
@@ -279,6 +287,10 @@ class Engine:
         if len(stacks) != len(rows):
             raise InvalidError(
                 f"{len(stacks)} stacks for {len(rows)} rows", hint="give each row its stack"
+            )
+        if not stacks:
+            raise InvalidError(
+                "a step of no rows", hint=f"send 1 to {self.context.options.batch} rows"
             )
         genomes: dict[Slots, int] = {}
         numbers = {
