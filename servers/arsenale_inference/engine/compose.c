@@ -112,6 +112,18 @@ INLINE void dots(const void * a, int size, int64_t n, const float * const * x, c
         for (int r = 0; r < rows; r++) out[k * stride + r] = scale[r] * weight[k] * sum(acc[r][k]);
 }
 
+// Row . x: one row at a time is one stream, which memory serves fastest.
+INLINE float dot(const void * a, int size, int64_t n, const float * x) {
+    vec acc[TILE] = {0};
+    int64_t q = 0;
+    for (; q + BLOCK <= n; q += BLOCK) {
+        UNROLL for (int k = 0; k < TILE; k++) acc[k] += load_at(a, q + k * LANES, size) * load(x + q + k * LANES);
+    }
+    for (; q + LANES <= n; q += LANES) acc[0] += load_at(a, q, size) * load(x + q);
+    if (q < n) acc[1] += load_rest((const char *) a + q * size, 0, n - q, size) * load_rest(x, q, n - q, 4);
+    return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+
 // y[k][0..BLOCK) += sum over r of u[k][r] * (row r of the block b)
 INLINE void spread(const void * b, int size, int rank, const float * u, float * const * y, int tokens) {
     vec acc[TILE][TILE];
@@ -311,21 +323,21 @@ static float * scratch(compose * h, size_t n) {
 
 // u[k][r] = scale[r] * weight[k] * A[r] . x[k]
 INLINE void shrink(const pair p, int64_t n, const struct ggml_tensor * x, const users * g, float * u, int size) {
-    for (int r = 0; r < p.rank;) {
-        const int rows = p.rank - r >= TILE ? TILE : 1;
-        const void * a = (const char *) p.a + (int64_t) r * n * size;
-        for (int k = 0; k < g->n;) {
-            const float * v[TILE];
-            const int tokens = g->n - k >= TILE ? TILE : 1;
-            for (int j = 0; j < tokens; j++) v[j] = row_of(x, g->token[k + j]);
-            float * to = u + (size_t) k * p.rank + r;
-            if (rows == TILE && tokens == TILE) dots(a, size, n, v, g->weight + k, p.scale + r, TILE, TILE, to, p.rank);
-            else if (rows == TILE) dots(a, size, n, v, g->weight + k, p.scale + r, TILE, 1, to, p.rank);
-            else if (tokens == TILE) dots(a, size, n, v, g->weight + k, p.scale + r, 1, TILE, to, p.rank);
-            else dots(a, size, n, v, g->weight + k, p.scale + r, 1, 1, to, p.rank);
-            k += tokens;
-        }
-        r += rows;
+    int k = 0;
+    for (; k + TILE <= g->n; k += TILE) {
+        const float * v[TILE];
+        for (int j = 0; j < TILE; j++) v[j] = row_of(x, g->token[k + j]);
+        float * to = u + (size_t) k * p.rank;
+        int r = 0;
+        for (; r + TILE <= p.rank; r += TILE)
+            dots((const char *) p.a + r * n * size, size, n, v, g->weight + k, p.scale + r, TILE, TILE, to + r, p.rank);
+        for (; r < p.rank; r++)
+            dots((const char *) p.a + r * n * size, size, n, v, g->weight + k, p.scale + r, 1, TILE, to + r, p.rank);
+    }
+    for (; k < g->n; k++) {
+        const float * v = row_of(x, g->token[k]);
+        for (int r = 0; r < p.rank; r++)
+            u[k * p.rank + r] = p.scale[r] * g->weight[k] * dot((const char *) p.a + r * n * size, size, n, v);
     }
 }
 
