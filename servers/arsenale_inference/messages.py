@@ -9,6 +9,14 @@ from typing import Any, Literal, TypeAlias
 
 import orjson
 
+from arsenale_core.errors import (
+    ArsenaleError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
+
 Stack: TypeAlias = tuple[tuple[str, float], ...]
 """Layers by name with their weights; `()` is the base model."""
 
@@ -44,6 +52,9 @@ class Sampling:
     bias: tuple[tuple[int, float], ...] = ()
     logprobs: int = -1
 
+
+Kind: TypeAlias = Literal["not_found", "conflict", "invalid", "unavailable"]
+"""The errors that travel."""
 
 # To a worker.
 
@@ -81,11 +92,10 @@ class Generate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embed:
-    """Give the embeddings of texts or token lists, mean-pooled and of unit length."""
+    """Give the base model's embeddings of texts or token lists, mean-pooled, of unit length."""
 
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
-    stack: Stack = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +199,7 @@ class Failed:
     """A request cannot be done; KIND names an error of `arsenale_core.errors`."""
 
     id: str
-    kind: Literal["not_found", "conflict", "invalid", "unavailable"]
+    kind: Kind
     what: str
     hint: str
 
@@ -248,6 +258,30 @@ _KINDS: dict[str, Any] = {
         Ready, Started, Pieces, Finished, Failed, Embedded, LayerReady, Pong,
     )
 }  # fmt: skip
+
+
+def kind_of(error: ArsenaleError) -> Kind:
+    """Return under which name ERROR travels."""
+    match error:
+        case NotFoundError():
+            return "not_found"
+        case ConflictError():
+            return "conflict"
+        case InvalidError():
+            return "invalid"
+        case _:
+            return "unavailable"
+
+
+def error_of(failed: Failed) -> ArsenaleError:
+    """Return the error that FAILED tells of."""
+    match failed.kind:
+        case "not_found" | "invalid":
+            return InvalidError(failed.what, hint=failed.hint)
+        case "conflict":
+            return ConflictError(failed.what, hint=failed.hint)
+        case "unavailable":
+            return UnavailableError(failed.what, hint=failed.hint)
 
 
 def encode(message: Request | Event) -> bytes:

@@ -301,3 +301,46 @@ def last_position(context: Handle, sequence: int) -> int:
 def clear(context: Handle) -> None:
     """Forget all sequences."""
     L.llama_memory_clear(L.llama_get_memory(context), True)
+
+
+# ---------------------------------------------------------------- sampling
+TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+"""`llama_token_data`."""
+
+
+def sampler_chain() -> Handle:
+    """Make an empty chain of samplers."""
+    return L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+
+
+def add_sampler(chain: Handle, name: str, *arguments: Any) -> bool:
+    """Add `llama_sampler_init_NAME` to CHAIN, which owns it; False where it cannot be made."""
+    made = getattr(L, f"llama_sampler_init_{name}")(*arguments)
+    if made:
+        L.llama_sampler_chain_add(chain, made)
+    return bool(made)
+
+
+def biases(bias: Sequence[tuple[int, float]]) -> Any:
+    """Return BIAS, added to logits by token, as llama.cpp takes it."""
+    return (L.llama_logit_bias * len(bias))(*[L.llama_logit_bias(t, b) for t, b in bias])
+
+
+def sample(chain: Handle, candidates: NDArray[Any]) -> int:
+    """Return the token that CHAIN chooses of CANDIDATES, an array of `TOKEN_DATA` that it sorts."""
+    array = L.llama_token_data_array(
+        data=candidates.ctypes.data_as(ctypes.POINTER(L.llama_token_data)),
+        size=len(candidates), selected=-1, sorted=False,
+    )  # fmt: skip
+    L.llama_sampler_apply(chain, ctypes.byref(array))
+    return int(candidates["id"][array.selected]) if array.selected >= 0 else -1
+
+
+def accept(chain: Handle, token: int) -> None:
+    """Tell CHAIN that TOKEN was taken."""
+    L.llama_sampler_accept(chain, token)
+
+
+def free_sampler(chain: Handle) -> None:
+    """Give a chain back."""
+    L.llama_sampler_free(chain)

@@ -64,6 +64,11 @@ class Model:
             )
         return cls(handle, on_gpu=gpu_layers != 0)
 
+    @property
+    def vocabulary(self) -> llama.Handle:
+        """Return the vocabulary's handle, for samplers; it lives as long as the model."""
+        return self._vocab
+
     def tokenize(self, text: str, *, start: bool = False, special: bool = True) -> Tokens:
         """Return the tokens of TEXT, shape `(n,)`.
 
