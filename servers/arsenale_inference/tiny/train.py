@@ -1,6 +1,6 @@
 """Make the tiny model and its layers: `python -m arsenale_inference.tiny.train FOLDER`.
 
-It takes about 4 minutes of one CPU thread. The same seed on the same machine with the same
+It takes about 3 minutes of one CPU thread. The same seed on the same machine with the same
 versions makes the same files; elsewhere sums round differently, and last digits differ.
 """
 
