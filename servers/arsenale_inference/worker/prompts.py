@@ -89,7 +89,8 @@ def _compiled(template: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     made.filters["tojson"] = _to_json
-    made.globals.update(raise_exception=_refuse, strftime_now=_now)
+    names: dict[str, Any] = made.globals
+    names.update(raise_exception=_refuse, strftime_now=_now)
     try:
         return made.from_string(template)
     except jinja2.TemplateError as exc:
