@@ -2,14 +2,9 @@
 
 from typing import Annotated, Literal, TypeAlias, cast, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
+from arsenale_core.lean import Lean
 from arsenale_memory.record import Kind
 
 
@@ -19,16 +14,6 @@ def kind_of(name: str) -> Kind:
 
 
 Detail: TypeAlias = Literal["concise", "full"]
-
-
-class Lean(BaseModel):
-    """An answer without the empty ones of its optional fields: a model pays for every one."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, handler: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
-        needed = {name for name, field in type(self).model_fields.items() if field.is_required()}
-        said = handler(self)
-        return {k: v for k, v in said.items() if k in needed or v not in (None, [], {}, "")}
 
 
 class NewMemory(BaseModel):

@@ -111,6 +111,14 @@ class Settings(BaseSettings):
         None, description="A Chroma server; without it chromadb keeps a private folder."
     )
 
+    inference_url: str = Field(
+        "", description="OpenAI-compatible server that knows genomes; empty = the local sidecar."
+    )
+    inference_key: SecretStr | None = Field(None, description="Bearer token for that URL.")
+    inference_timeout_s: float = Field(
+        300, gt=0, description="How long the next piece of an answer may take."
+    )
+
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, home: Path) -> Path:

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from arsenale_core.errors import ArsenaleError, InvalidError, NotFoundError
-from arsenale_inference.adapters import Adapter, Base, Factors, check_fits, permuted
-from arsenale_inference.gguf_files import (
+from arsenale_core.lora.adapters import Adapter, Base, Factors, check_fits, permuted
+from arsenale_core.lora.gguf_files import (
     file_sha256,
     read_adapter,
     read_base,
     read_tensors,
     write_adapter,
 )
-from arsenale_inference.peft_files import convert_peft, read_peft
+from arsenale_core.lora.peft_files import convert_peft, read_peft
 from arsenale_inference.tiny.card import BASE, FACTS, FOLDER
 
 Array = NDArray[np.float32]
@@ -368,7 +368,7 @@ def test_a_file_over_the_limit_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_adapter(an_adapter(), tmp_path / "mine.gguf")
-    monkeypatch.setattr("arsenale_inference.gguf_files.ADAPTER_MAX_BYTES", 100)
+    monkeypatch.setattr("arsenale_core.lora.gguf_files.ADAPTER_MAX_BYTES", 100)
     with pytest.raises(InvalidError, match="100 is the most"):
         read_adapter(tmp_path / "mine.gguf")
 

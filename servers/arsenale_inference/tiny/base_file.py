@@ -8,8 +8,8 @@ from pathlib import Path
 import gguf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from arsenale_inference.adapters import Matrix
-from arsenale_inference.gguf_files import write_whole
+from arsenale_core.lora.adapters import Matrix
+from arsenale_core.lora.gguf_files import write_whole
 from arsenale_inference.tiny.corpus import CHAT_TEMPLATE, END, SPECIAL, TURN_END
 
 NAME = "arsenale-tiny"

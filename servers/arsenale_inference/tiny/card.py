@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from arsenale_core.errors import InvalidError
-from arsenale_inference.gguf_files import file_sha256
+from arsenale_core.lora.gguf_files import file_sha256
 
 FOLDER = Path(__file__).parent
 """Where the files that come with the package lie."""

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from arsenale_inference.adapters import Adapter, Factors
-from arsenale_inference.gguf_files import header_of, read_adapter, read_tensors, write_adapter
+from arsenale_core.lora.adapters import Adapter, Factors
+from arsenale_core.lora.gguf_files import header_of, read_adapter, read_tensors, write_adapter
 from arsenale_inference.tiny.asking import asking
 from arsenale_inference.tiny.base_file import (
     NAME,

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors import deserialize as _untyped  # pyright: ignore[reportUnknownVariableType]
 
 from arsenale_core.errors import InvalidError, NotFoundError
-from arsenale_inference.adapters import (
+from arsenale_core.lora.adapters import (
     Adapter,
     Base,
     Factors,
@@ -26,7 +26,7 @@ from arsenale_inference.adapters import (
     check_fits,
     in_llama_order,
 )
-from arsenale_inference.gguf_files import ADAPTER_MAX_BYTES, refuse_unserved, write_adapter
+from arsenale_core.lora.gguf_files import ADAPTER_MAX_BYTES, refuse_unserved, write_adapter
 
 CONFIG_MAX_BYTES = 2**20
 """The largest `adapter_config.json`; real ones have a kilobyte."""

@@ -16,8 +16,8 @@ import gguf
 import numpy as np
 
 from arsenale_core.errors import InvalidError, NotFoundError
-from arsenale_inference.adapters import Adapter, Base, Factors, Matrix, check_factors
-from arsenale_inference.gguf_header import FETCH, Header, TensorPlace, read_header
+from arsenale_core.lora.adapters import Adapter, Base, Factors, Matrix, check_factors
+from arsenale_core.lora.gguf_header import FETCH, Header, TensorPlace, read_header
 
 ADAPTER_MAX_BYTES = 2 * 2**30
 """The largest adapter file: rank 64 on all matrices of a 70 B model is 1.7 GB in half precision."""
