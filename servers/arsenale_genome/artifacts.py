@@ -1,0 +1,119 @@
+"""Files named by their SHA-256: what layers are made of, in the folder that all servers share."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from arsenale_core.errors import InvalidError, UnavailableError
+
+BLOCK = 2**20
+SUFFIX = ".gguf"
+
+
+class Artifacts:
+    """Layer files in FOLDER: written once, never changed.
+
+    A file that is there is whole, since it comes by rename; when `keep` has returned it survives a
+    kill -9 and a power cut.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, sha: str) -> Path:
+        """Return where the file SHA is, or would be."""
+        return self._folder / sha[:2] / f"{sha}{SUFFIX}"
+
+    def is_here(self, sha: str) -> bool:
+        """Say whether there is a file SHA."""
+        return self.path(sha).is_file()
+
+    @contextmanager
+    def staging(self) -> Generator[Path]:
+        """Give a folder of our own on the same disk; it is gone at the end.
+
+        Raises:
+            UnavailableError: It cannot be made.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._folder))
+        except OSError as exc:
+            raise _full(self._folder, exc) from exc
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, staged: Path, sha: str) -> None:
+        """Move STAGED, which has the hash SHA, to its place.
+
+        Raises:
+            UnavailableError: It cannot be written.
+        """
+        place = self.path(sha)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _sync(staged)
+            staged.replace(place)
+            _sync(place.parent)
+        except OSError as exc:
+            raise _full(place.parent, exc) from exc
+
+    def drop(self, sha: str) -> None:
+        """Remove the file SHA, if there is one."""
+        self.path(sha).unlink(missing_ok=True)
+
+    def fault(self, sha: str) -> str | None:
+        """Read the file SHA and say what is wrong with it, if anything is."""
+        try:
+            with self.path(sha).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return f"its file {self.path(sha)} is missing"
+        except OSError as exc:
+            return f"its file {self.path(sha)} cannot be read ({exc.strerror})"
+        if found != sha:
+            return f"its file {self.path(sha)} is damaged: it has SHA-256 {found}"
+        return None
+
+
+def copied(source: BinaryIO, target: Path, limit_bytes: int, name: str) -> tuple[str, int]:
+    """Copy SOURCE to TARGET; return its SHA-256 and size.
+
+    Raises:
+        InvalidError: It has more than LIMIT_BYTES; NAME is what people call it.
+        UnavailableError: TARGET cannot be written.
+    """
+    digest, size = hashlib.sha256(), 0
+    try:
+        with target.open("wb") as file:
+            while block := source.read(BLOCK):
+                size += len(block)
+                if size > limit_bytes:
+                    raise InvalidError(
+                        f"{name} has more than {limit_bytes:,} bytes",
+                        hint="train it with a lower rank, or export it in half precision",
+                    )
+                digest.update(block)
+                file.write(block)
+    except OSError as exc:
+        raise _full(target.parent, exc) from exc
+    return digest.hexdigest(), size
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _full(folder: Path, exc: OSError) -> UnavailableError:
+    return UnavailableError(f"{folder}: {exc.strerror}", hint="make room, or make it writable")

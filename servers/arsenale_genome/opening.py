@@ -1,0 +1,50 @@
+"""How the genome server is put together: what it opens, and in which order."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from arsenale_core.config import Settings
+from arsenale_core.embedding.choice import open_embedder
+from arsenale_genome import endpoint
+from arsenale_genome.adding import Adding
+from arsenale_genome.artifacts import Artifacts
+from arsenale_genome.asking import Asking
+from arsenale_genome.exchange import Exchange
+from arsenale_genome.generation import Sidecar
+from arsenale_genome.service import Genomes
+from arsenale_genome.store import GenomeStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the surface and the command line call."""
+
+    genomes: Genomes
+    adding: Adding
+    exchange: Exchange
+    asking: Asking
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, now: Callable[[], float]) -> AsyncGenerator[Services]:
+    """Open store and embedder, and connections to the sidecar as they are needed."""
+    sidecar = Sidecar(partial(endpoint.resolved, settings), settings.inference_timeout_s)
+    with GenomeStore(settings.database_url or settings.home) as store:
+        async with open_embedder(settings) as embedder:
+            genomes = Genomes(
+                store=store,
+                embedder=embedder,
+                artifacts=Artifacts(settings.home / "artifacts"),
+                now=now,
+            )
+            try:
+                yield Services(
+                    genomes=genomes,
+                    adding=Adding(genomes=genomes, creator=settings.memory_owner),
+                    exchange=Exchange(genomes=genomes, home=settings.home),
+                    asking=Asking(genomes=genomes, sidecar=sidecar),
+                )
+            finally:
+                await sidecar.aclose()
