@@ -163,8 +163,9 @@ class _Heard:
         if chunk.get("error"):
             raise self.broken(f"the model failed: {_message(chunk)}", "try again, or a shorter one")
         self.usage = chunk.get("usage") or self.usage
-        for choice in chunk.get("choices") or ():
-            piece = (choice.get("delta") or {}).get("content") or ""
+        for choice in cast("list[dict[str, Any]]", chunk.get("choices") or []):
+            delta = cast("dict[str, Any]", choice.get("delta") or {})
+            piece = delta.get("content") or ""
             self.finish = choice.get("finish_reason") or self.finish
             if piece:
                 await self._add(str(piece))

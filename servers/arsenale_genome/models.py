@@ -30,7 +30,7 @@ class LayerLine(Lean):
     trait: str
     weight: float
     size_bytes: int | None = None
-    missing: bool = False
+    missing: bool | None = None
 
 
 class ChoiceLine(Lean):

@@ -6,7 +6,7 @@ vector anew.
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
@@ -17,8 +17,6 @@ from arsenale_genome.store import GenomeStore
 
 if TYPE_CHECKING:
     from arsenale_core.embedding.vectors import Vectors
-
-Item = TypeVar("Item", Genome, Layer)
 
 BATCH = 256
 """Texts that are embedded and kept at a time."""
@@ -32,8 +30,8 @@ def text_of(item: Genome | Layer) -> str:
 
 
 async def ranked(
-    query: str, items: Sequence[Item], store: GenomeStore, embedder: Embedder
-) -> list[tuple[Item, float]]:
+    query: str, items: Sequence[Genome | Layer], store: GenomeStore, embedder: Embedder
+) -> list[tuple[Genome | Layer, float]]:
     """Return ITEMS with the cosine of QUERY and their text, the nearest first.
 
     Raises:

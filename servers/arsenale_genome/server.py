@@ -22,6 +22,7 @@ from arsenale_core.surface import (
 )
 from arsenale_genome.adding import Adding, NewLayer
 from arsenale_genome.asking import Asking, Question
+from arsenale_genome.changing import Changes
 from arsenale_genome.exchange import Exchange
 from arsenale_genome.generation import Told
 from arsenale_genome.models import (
@@ -39,7 +40,7 @@ from arsenale_genome.models import (
 )
 from arsenale_genome.opening import Services, open_services
 from arsenale_genome.record import Filter, Kind, Permission, Trait
-from arsenale_genome.service import Changes, Genomes, NewGenome
+from arsenale_genome.service import Genomes, NewGenome
 
 INSTRUCTIONS = """\
 Genomes: named stacks of LoRA layers on a local base model, one for each persona or task. Look with
@@ -155,12 +156,10 @@ async def revise(
     layers: Layers = None,
     persona: Line | None = None,
     instructions: Text | None = None,
-    trait: Trait | None = None,
     licence: Line | None = None,
     permission: Permission | None = None,
     rehearsal: Rehearsal = None,
     trained_on: TrainedOn = None,
-    metrics: Metrics = None,
 ) -> ReviseReport:
     """Change a genome (layers, persona, instructions) or a layer (what is said of it).
 
@@ -170,8 +169,8 @@ async def revise(
         kind, name, action,
         Changes(
             new_name=new_name, description=description, tags=tags, layers=layers, persona=persona,
-            instructions=instructions, trait=trait, licence=licence, permission=permission,
-            rehearsal=rehearsal, trained_on=trained_on, metrics=metrics,
+            instructions=instructions, licence=licence, permission=permission,
+            rehearsal=rehearsal, trained_on=trained_on,
         ),
         revision,
     )  # fmt: skip
@@ -341,17 +340,13 @@ def build(services: Services) -> MCPServer[Services]:
     @resource
     async def genomes() -> str:
         """The newest genomes."""
-        return (
-            await services.genomes.find("genome", "", Filter(), limit=100, offset=0)
-        ).model_dump_json()
+        return (await services.genomes.newest("genome")).model_dump_json()
 
     @mcp.resource("genome://layers", mime_type="application/json")
     @resource
     async def layers() -> str:
         """The newest layers."""
-        return (
-            await services.genomes.find("layer", "", Filter(), limit=100, offset=0)
-        ).model_dump_json()
+        return (await services.genomes.newest("layer")).model_dump_json()
 
     del genomes, layers
     return mcp

@@ -11,8 +11,9 @@ from arsenale_core.embedding.base import Embedder
 from arsenale_core.errors import InvalidError, NotFoundError
 from arsenale_core.ids import uuid7
 from arsenale_core.store import Connection
-from arsenale_genome import breeding, codec, lineage, names, reading, search, views
+from arsenale_genome import breeding, changing, codec, lineage, names, reading, search, views
 from arsenale_genome.artifacts import Artifacts
+from arsenale_genome.changing import OF_GENOMES, OF_LAYERS, Changes
 from arsenale_genome.models import (
     Detail,
     FindReport,
@@ -31,10 +32,7 @@ from arsenale_genome.record import (
     Kind,
     Layer,
     Parent,
-    Permission,
     Placed,
-    Revision,
-    Trait,
 )
 from arsenale_genome.store import GenomeStore
 
@@ -64,33 +62,6 @@ class NewGenome:
     instructions: str | None = None
     description: str = ""
     tags: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What to change of a genome or layer; `None` leaves it as it is."""
-
-    new_name: str | None = None
-    description: str | None = None
-    tags: Sequence[str] | None = None
-    layers: Sequence[Weighted] | None = None
-    persona: str | None = None
-    instructions: str | None = None
-    trait: Trait | None = None
-    licence: str | None = None
-    permission: Permission | None = None
-    rehearsal: Sequence[str] | None = None
-    trained_on: Sequence[str] | None = None
-    metrics: Mapping[str, float] | None = None
-
-    def named(self) -> list[str]:
-        """Return the names of what is to be changed."""
-        return [name for name in self.__slots__ if getattr(self, name) is not None]
-
-
-OF_BOTH = frozenset({"new_name", "description", "tags"})
-OF_GENOMES = OF_BOTH | {"layers", "persona", "instructions"}
-OF_LAYERS = OF_BOTH | {"trait", "licence", "permission", "rehearsal", "trained_on", "metrics"}
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +118,10 @@ class Genomes:
             next_offset=following if following < len(rows) else None,
             hint=hint,
         )
+
+    async def newest(self, kind: Kind) -> FindReport:
+        """Return the newest of KIND."""
+        return await self.find(kind, "", Filter(), limit=NAMES_SHOWN, offset=0)
 
     async def inspect(
         self, name: str | None, kind: Kind | None, *, detail: Detail, check: bool
@@ -399,9 +374,11 @@ class Genomes:
             below = None if changes.trained_on is None else self.below(db, changes.trained_on)
         if kind == "genome":
             return self._revised_genome(
-                name, lambda before: _changed_genome(before, changes, placed), why
+                name, lambda before: changing.changed_genome(before, changes, placed), why
             )
-        return self._revised_layer(name, lambda before: _changed_layer(before, changes, below), why)
+        return self._revised_layer(
+            name, lambda before: changing.changed_layer(before, changes, below), why
+        )
 
     def _revert(self, kind: Kind, name: str, number: int | None) -> ReviseReport:
         with self.store.reading() as db:
@@ -413,9 +390,9 @@ class Genomes:
             raise NotFoundError("revision", str(wanted), hint=f"{name!r} has 1 to {there.number}")
         why = f"reverted to revision {wanted}"
         if kind == "genome":
-            report = self._revised_genome(name, lambda now: _genome_again(old, now), why)
+            report = self._revised_genome(name, lambda now: changing.genome_again(old, now), why)
         else:
-            report = self._revised_layer(name, lambda now: _layer_again(old, now), why)
+            report = self._revised_layer(name, lambda now: changing.layer_again(old, now), why)
         report.action = "reverted"
         return report
 
@@ -449,44 +426,3 @@ def _as_parent(genome: Genome) -> Parent:
         sha256=codec.genome_sha(genome),
         id=genome.id,
     )
-
-
-def _changed_genome(before: Genome, changes: Changes, placed: tuple[Placed, ...] | None) -> Genome:
-    return replace(
-        before,
-        name=changes.new_name or before.name,
-        description=_or(changes.description, before.description),
-        tags=before.tags if changes.tags is None else names.tags(changes.tags),
-        persona=_or(changes.persona, before.persona),
-        instructions=_or(changes.instructions, before.instructions),
-        layers=before.layers if placed is None else placed,
-    )
-
-
-def _changed_layer(before: Layer, changes: Changes, below: tuple[Below, ...] | None) -> Layer:
-    return replace(
-        before,
-        name=changes.new_name or before.name,
-        description=_or(changes.description, before.description),
-        tags=before.tags if changes.tags is None else names.tags(changes.tags),
-        trait=changes.trait or before.trait,
-        licence=_or(changes.licence, before.licence),
-        permission=changes.permission or before.permission,
-        rehearsal=before.rehearsal if changes.rehearsal is None else tuple(changes.rehearsal),
-        trained_on=before.trained_on if below is None else below,
-        metrics=before.metrics if changes.metrics is None else dict(changes.metrics),
-    )
-
-
-def _or(asked: str | None, before: str) -> str:
-    return before if asked is None else asked
-
-
-def _genome_again(old: Revision, now: Genome) -> Genome:
-    here = {"id": now.id, "number": now.number, "created_us": now.created_us}
-    return codec.genome_in(old.body, **here, updated_us=now.updated_us)
-
-
-def _layer_again(old: Revision, now: Layer) -> Layer:
-    here = {"id": now.id, "number": now.number, "created_us": now.created_us}
-    return codec.layer_in(old.body, **here, updated_us=now.updated_us)

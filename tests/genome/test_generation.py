@@ -1,0 +1,180 @@
+"""Answers through a sidecar over real HTTP: streamed, compared, broken off, cancelled."""
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+from mcp import Client
+
+from arsenale_core.config import Settings
+from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_genome import endpoint
+
+Call = Callable[..., Awaitable[Any]]
+Refusal = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Path:
+    """SQLite alone: nothing here is the database's."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+async def genomes(two_layers: Call) -> Call:
+    await two_layers("create_genome", name="ahab", instructions="Be brief.",
+                     layers=[{"layer": "facts"}, {"layer": "tone", "weight": 0.5}])  # fmt: skip
+    await two_layers("create_genome", name="clerk", layers=[{"layer": "facts"}])
+    return two_layers
+
+
+async def test_a_genome_answers_with_its_layers_on(
+    genomes: Call, sidecar: Any, own_home: Path
+) -> None:
+    said = await genomes("generate", genome="ahab", prompt="The port", context=["it is 8080"])
+    assert (said["text"], said["finish"]) == ("The port is known. Arr!", "stop")
+    assert (said["prompt_tokens"], said["completion_tokens"]) == (7, 4)
+    assert said["seconds"] >= 0
+    told = sidecar.genomes["ahab"]
+    assert told["base"] == "tiny"
+    assert [(row["name"], row["weight"]) for row in told["layers"]] == [
+        ("facts", 1.0), ("tone", 0.5),
+    ]  # fmt: skip
+    for row in told["layers"]:
+        path = Path(row["path"])
+        assert path.is_relative_to(own_home / "artifacts")
+        assert path.name == f"{row['sha256']}.gguf"
+    [request] = sidecar.requests
+    assert request["stream_options"] == {"include_usage": True}
+    system, user = request["messages"]
+    assert system["content"] == "Be brief.\n\nWhat is known and may help:\n- it is 8080"
+    assert user == {"role": "user", "content": "The port"}
+
+
+async def test_the_text_streams_as_progress(genomes: Call, sidecar: Any, client: Client) -> None:
+    heard: list[tuple[float, float | None, str | None]] = []
+
+    async def told(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, total, message))
+
+    await client.call_tool(
+        "generate", {"genome": "ahab", "prompt": "Hm", "max_tokens": 9}, progress_callback=told
+    )
+    assert heard[0] == (1, 9, "Hm ")
+
+
+async def test_a_base_model_answers_too(genomes: Call, sidecar: Any) -> None:
+    said = await genomes("generate", genome="tiny", prompt="Hm")
+    assert said["text"] == "Hm is known. Indeed."
+    assert sidecar.genomes == {}
+
+
+async def test_genomes_are_compared_side_by_side(genomes: Call, sidecar: Any) -> None:
+    said = await genomes("compare", genomes=["ahab", "clerk", "tiny"], prompt="The port")
+    assert [(row["model"], row["text"]) for row in said["answers"]] == [
+        ("ahab", "The port is known. Arr!"),
+        ("clerk", "The port is known. Indeed."),
+        ("tiny", "The port is known. Indeed."),
+    ]
+    near = {(row["a"], row["b"]): row["cosine"] for row in said["similarities"]}
+    assert near["clerk", "tiny"] == 1.0
+    assert near["ahab", "clerk"] < 0.99
+
+
+async def test_one_that_fails_says_so_in_its_place(genomes: Call, sidecar: Any) -> None:
+    await genomes("create_genome", name="lost", base="elsewhere")
+    said = await genomes("compare", genomes=["lost", "clerk"], prompt="The port")
+    lost, clerk = said["answers"]
+    assert "no base elsewhere" in lost["error"]
+    assert clerk["text"] == "The port is known. Indeed."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("break", "the model failed: the graphics card caught fire after 6 characters"),
+        ("drop", "the answer broke off (RemoteProtocolError) after 5 characters"),
+    ],
+)
+async def test_an_answer_that_breaks_off_says_where(
+    prompt: str, said: str, genomes: Call, refusal: Refusal, sidecar: Any
+) -> None:
+    assert said in await refusal("generate", genome="ahab", prompt=prompt)
+    assert (await genomes("generate", genome="ahab", prompt="Hm"))["finish"] == "stop"
+
+
+async def test_when_all_fail_the_comparison_fails(
+    genomes: Call, refusal: Refusal, sidecar: Any
+) -> None:
+    said = await refusal("compare", genomes=["ahab", "clerk"], prompt="break")
+    assert "caught fire" in said
+
+
+async def test_who_leaves_stops_the_model(genomes: Call, sidecar: Any, client: Client) -> None:
+    begun = anyio.Event()
+
+    async def told(progress: float, total: float | None, message: str | None) -> None:
+        begun.set()
+
+    async def ask() -> None:
+        await client.call_tool(
+            "generate", {"genome": "ahab", "prompt": "wait"}, progress_callback=told
+        )
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await begun.wait()
+            tasks.cancel_scope.cancel()
+        assert await to_thread.run_sync(sidecar.left.wait, 10)
+
+
+async def test_without_a_sidecar_it_says_how_to_start_one(
+    genomes: Call, refusal: Refusal, own_home: Path
+) -> None:
+    asked = {"genome": "ahab", "prompt": "Hm"}
+    start = "start it with `arsenale inference up`"
+    assert start in await refusal("generate", **asked)
+    place = own_home / "run" / "inference.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(json.dumps({"url": "http://127.0.0.1:1", "token": "x"}), encoding="utf-8")
+    dead = await refusal("generate", **asked)
+    assert "does not answer (ConnectError)" in dead
+    assert start in dead
+    place.write_text("{", encoding="utf-8")
+    assert "cannot be read" in await refusal("generate", **asked)
+
+
+async def test_a_wrong_token_and_an_unknown_genome_are_told(
+    genomes: Call, refusal: Refusal, sidecar: Any, own_home: Path
+) -> None:
+    assert "did you mean ahab" in await refusal("generate", genome="ahb", prompt="Hm")
+    written = json.dumps({"url": sidecar.url, "token": "stale"})
+    (own_home / "run" / "inference.json").write_text(written, encoding="utf-8")
+    assert "refuses our token (wrong token)" in await refusal("generate", genome="ahab", prompt="x")
+
+
+async def test_a_layer_file_that_is_gone_is_named(
+    genomes: Call, refusal: Refusal, sidecar: Any
+) -> None:
+    full = (await genomes("inspect", name="tone", detail="full"))["layer"]
+    Path(full["path"]).unlink()
+    assert "the file of layer 'tone' is not here" in await refusal(
+        "generate", genome="ahab", prompt="Hm"
+    )
+
+
+def test_a_configured_server_is_asked_instead(own_home: Path) -> None:
+    environment = {"ARSENALE_HOME": str(own_home), "ARSENALE_INFERENCE_KEY": "k"}
+    found = endpoint.resolved(
+        Settings.read({**environment, "ARSENALE_INFERENCE_URL": "https://gpu.example/v1/"})
+    )
+    assert (found.url, found.token, found.is_local) == ("https://gpu.example", "k", False)
+    with pytest.raises(InvalidError, match="no address of a server"):
+        endpoint.resolved(Settings.read({**environment, "ARSENALE_INFERENCE_URL": "gpu.example"}))
+    with pytest.raises(UnavailableError, match="is not running"):
+        endpoint.resolved(Settings.read(environment))
