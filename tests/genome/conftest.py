@@ -211,9 +211,9 @@ class FakeSidecar:
         self.requests.append(body)
         if body["model"] not in {*self.genomes, "tiny"}:
             return JSONResponse({"error": {"message": f"no model {body['model']}"}}, 404)
-        return StreamingResponse(self.pieces(body, request), media_type="text/event-stream")
+        return StreamingResponse(self.pieces(body), media_type="text/event-stream")
 
-    async def pieces(self, body: dict[str, Any], request: Request) -> AsyncIterator[bytes]:
+    async def pieces(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         layers = self.genomes.get(body["model"], {"layers": []})["layers"]
         prompt = body["messages"][-1]["content"]
         voice = "Arr!" if any(layer["name"] == "tone" for layer in layers) else "Indeed."
@@ -224,11 +224,11 @@ class FakeSidecar:
                 return
             if prompt == "drop":
                 raise ConnectionError("as if the process was killed")
-            while prompt == "wait":
-                if await request.is_disconnected():
+            if prompt == "wait":
+                try:
+                    await anyio.sleep_forever()
+                finally:  # the framework cancels an answer whose client has left
                     self.left.set()
-                    return
-                await anyio.sleep(0.01)
         yield event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
         yield event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 4})
         yield b"data: [DONE]\n\n"

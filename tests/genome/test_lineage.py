@@ -21,7 +21,7 @@ def a_layer(name: str, trait: Trait = "general_reasoning", on: tuple[str, ...] =
     return Layer(id=name, number=1, name=name, trait=trait, base="b", file=file, trained_on=below)
 
 
-def a_genome(name: str, base: str = "b", **weights: float) -> Genome:
+def a_genome(name: str, weights: dict[str, float], base: str = "b") -> Genome:
     placed = tuple(
         Placed(layer=each, sha256=each, trait="general_reasoning", weight=weight)
         for each, weight in weights.items()
@@ -35,19 +35,19 @@ def bred(asked: dict[str, str], *parents: Genome, layers: tuple[Layer, ...] = ()
 
 
 def test_a_child_has_the_layers_of_both_and_the_mean_where_both_have_one() -> None:
-    a, b = a_genome("a", x=1.0, y=0.2), a_genome("b", y=0.6, z=0.5)
+    a, b = a_genome("a", {"x": 1.0, "y": 0.2}), a_genome("b", {"y": 0.6, "z": 0.5})
     assert bred({}, a, b) == [("x", 1.0), ("y", 0.4), ("z", 0.5)]
 
 
 def test_a_choice_takes_a_layer_from_one_parent_or_from_none() -> None:
-    a, b = a_genome("a", x=1.0, y=0.2), a_genome("b", y=0.6, z=0.5)
+    a, b = a_genome("a", {"x": 1.0, "y": 0.2}), a_genome("b", {"y": 0.6, "z": 0.5})
     assert bred({"y": "b", "x": "none"}, a, b) == [("y", 0.6), ("z", 0.5)]
     assert bred({"general_reasoning": "b"}, a, b) == [("y", 0.6), ("z", 0.5)]
     assert bred({"general_reasoning": "b", "x": "a"}, a, b) == [("x", 1.0), ("y", 0.6), ("z", 0.5)]
 
 
 def test_each_choice_is_recorded_with_what_each_parent_gave() -> None:
-    a, b = a_genome("a", x=1.0, y=0.2), a_genome("b", y=0.6)
+    a, b = a_genome("a", {"x": 1.0, "y": 0.2}), a_genome("b", {"y": 0.6})
     choices = {
         c.layer: (c.taken_from, dict(c.weights)) for c in breed([a, b], {"x": "none"}, {}).choices
     }
@@ -55,14 +55,14 @@ def test_each_choice_is_recorded_with_what_each_parent_gave() -> None:
 
 
 def test_a_layer_comes_above_those_it_was_trained_on() -> None:
-    a, b = a_genome("a", top=1.0), a_genome("b", x=1.0, low=1.0)
+    a, b = a_genome("a", {"top": 1.0}), a_genome("b", {"x": 1.0, "low": 1.0})
     layers = (a_layer("top", on=("low",)), a_layer("x"), a_layer("low"))
     assert bred({}, a, b, layers=layers) == [("x", 1.0), ("low", 1.0), ("top", 1.0)]
 
 
 def test_layers_that_claim_to_be_trained_on_one_another_keep_their_order() -> None:
     layers = (a_layer("x", on=("y",)), a_layer("y", on=("x",)))
-    assert bred({}, a_genome("a", x=1.0), a_genome("b", y=1.0), layers=layers) == [
+    assert bred({}, a_genome("a", {"x": 1.0}), a_genome("b", {"y": 1.0}), layers=layers) == [
         ("x", 1.0), ("y", 1.0),
     ]  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_layers_that_claim_to_be_trained_on_one_another_keep_their_order() -> No
 )
 def test_what_does_not_go_together_is_refused(asked: dict[str, str], base: str, said: str) -> None:
     with pytest.raises(InvalidError, match=said):
-        bred(asked, a_genome("a", x=1.0), a_genome("b", base, y=1.0))
+        bred(asked, a_genome("a", {"x": 1.0}), a_genome("b", {"y": 1.0}, base))
 
 
 def test_more_than_twenty_layers_are_refused() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, NotFoundError
-from arsenale_inference import gguf_files
+from arsenale_core.lora import gguf_files
 from arsenale_inference.engine import samplers
 from arsenale_inference.engine.context import Aborted, Decoded, NoRoom, Rows
 from arsenale_inference.engine.engine import Engine
