@@ -3,7 +3,7 @@
 Source: the OpenAI API reference (chat, completions, embeddings), 2026.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -264,10 +264,10 @@ class Embedding(_Request):
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
     """Return MESSAGE with its content as text: parts of a kind that is not text are refused."""
-    content = message.get("content")
+    content: Any = message.get("content")
     if not isinstance(content, list):
         return message
-    parts: list[dict[str, Any]] = [part for part in content if isinstance(part, dict)]
-    if any(part.get("type") != "text" for part in parts):
+    parts = cast("list[Any]", content)
+    if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
         raise InvalidError("a message has parts that are not text", hint="send text only")
     return {**message, "content": "".join(str(part.get("text", "")) for part in parts)}

@@ -164,7 +164,7 @@ class Served:
     """A base model with its workers; `broken` says why it has none.
 
     Attributes:
-        starting: Whether workers are being started.
+        starting: Whether workers are being started; `started` is set when that is over.
         used_s: When it was last asked.
         restarts: When workers died lately.
     """
@@ -175,6 +175,7 @@ class Served:
     options: Callable[[Path], dict[str, Any]]
     workers: list[Worker] = field(default_factory=lambda: list[Worker]())
     starting: bool = False
+    started: anyio.Event = field(default_factory=anyio.Event)
     broken: ArsenaleError | None = None
     used_s: float = 0.0
     restarts: list[float] = field(default_factory=lambda: list[float]())

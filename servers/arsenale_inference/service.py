@@ -185,8 +185,7 @@ class Inference:
         base, _ = self.catalogue.resolve(base)
         served = self._model(base)
         self._start(served)
-        while served.starting:
-            await anyio.sleep(0.02)
+        await served.started.wait()
         if served.broken is not None:
             raise served.broken
         return served
@@ -204,7 +203,7 @@ class Inference:
 
     def _start(self, served: Served) -> None:
         if not served.starting and len(served.workers) < self.options.workers:
-            served.starting, served.broken = True, None
+            served.starting, served.broken, served.started = True, None, anyio.Event()
             self.tasks.start_soon(self._start_workers, served)
 
     async def _start_workers(self, served: Served) -> None:
@@ -216,6 +215,7 @@ class Inference:
             self._fail_waiting(served, exc)
         finally:
             served.starting = False
+            served.started.set()
             self.wake()
 
     async def _start_worker(self, served: Served) -> None:

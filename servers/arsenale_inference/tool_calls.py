@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 _TAGGED = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
@@ -33,9 +33,12 @@ def _call(text: str, names: frozenset[str]) -> ToolCall | None:
         said: Any = json.loads(text)
     except ValueError:
         return None
-    if not isinstance(said, dict) or said.get("name") not in names:
+    if not isinstance(said, dict):
         return None
-    arguments = said.get("arguments", said.get("parameters", {}))
+    given = cast("dict[str, Any]", said)
+    if given.get("name") not in names:
+        return None
+    arguments: Any = given.get("arguments", given.get("parameters", {}))
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(str(said["name"]), arguments)
+    return ToolCall(str(given["name"]), arguments)

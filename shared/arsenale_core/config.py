@@ -85,6 +85,40 @@ class Settings(BaseSettings):
         120, gt=0, description="The embedding process ends after so long without a text."
     )
 
+    inference_port: int = Field(
+        0, ge=0, le=65_535, description="Loopback port of the inference sidecar; 0 takes a free one."
+    )
+    inference_workers: int = Field(1, ge=1, le=4, description="Worker processes for each model.")
+    inference_context: int = Field(
+        8_192, ge=64, description="Tokens that the answers of one worker share."
+    )
+    inference_sequences: int = Field(
+        8, ge=1, le=64, description="Answers that one worker makes at once."
+    )
+    inference_threads: int = Field(
+        0, ge=0, description="Threads of a worker; 0 takes half of the machine's."
+    )
+    inference_gpu_layers: int = Field(0, ge=-1, description="Layers on the GPU; -1 is all.")
+    inference_queue: int = Field(256, ge=1, description="Requests that wait at most.")
+    inference_wait_s: float = Field(30, gt=0, description="How long a request waits for a worker.")
+    inference_hang_s: float = Field(
+        60, gt=0, description="A worker that is silent for so long is replaced."
+    )
+    inference_idle_s: float = Field(
+        900, gt=0, description="A model that nobody asks for so long is unloaded."
+    )
+    inference_memory_mb: int = Field(
+        0, ge=0, description="What all workers may take; 0 is three quarters of the machine's."
+    )
+    inference_layers: int = Field(20, ge=1, description="LoRA layers that a worker keeps loaded.")
+    inference_layers_mb: int = Field(500, ge=1, description="What these may take.")
+    inference_answers: int = Field(
+        256, ge=0, description="Answers to deterministic requests that are kept, for an hour."
+    )
+    inference_exact: bool = Field(
+        False, description="Keys and values in 32 bits: slower, for exact comparisons."
+    )
+
     memory_namespace: str = Field(
         "default", description="Where memories go and are looked for when none is named."
     )
