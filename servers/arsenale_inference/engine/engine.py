@@ -446,7 +446,8 @@ def _composer(options: EngineOptions) -> tuple[Composer | None, str]:
     reason = "no folder for the compiled helper was given"
     if options.build_folder is not None:
         try:
-            return CComposer(building.library(options.build_folder)), ""
+            library = building.library(options.build_folder)
+            return CComposer(library, threads=options.context.threads), ""
         except UnavailableError as exc:
             reason = str(exc)
             log.warning("layers are added by numpy: %s", reason)
