@@ -1,6 +1,7 @@
 """The engine of one model: steps whose rows carry different stacks of LoRA layers."""
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ Stack: TypeAlias = tuple[tuple[str, float], ...]
 """Layers by name, each with its weight; a name twice counts with the sum. `()` is the base."""
 
 Slots: TypeAlias = tuple[tuple[int, float], ...]
+
+MAX_RESOLVED = 1024
+"""Stacks that are remembered; users may ask for any weight."""
 
 log = logging.getLogger(__name__)
 
@@ -258,14 +262,16 @@ class Engine:
         Args:
             rows: The tokens.
             stacks: One a row.
-            way: How; by default the one that costs least.
+            way: How, where this model allows it; by default the one that costs least.
 
         Raises:
-            InvalidError: llama.cpp refuses the rows; nothing was kept of the step.
+            InvalidError: llama.cpp refuses the rows, or a weight is not finite; nothing was kept.
             NotFoundError: A stack names an unknown layer.
         """
         plan = self._plan(rows, stacks)
         chosen = way or self._chooser.choose(self._load(plan), self._ways)
+        if chosen in (Way.ADD, Way.MASK) and not (chosen in self._ways and any(self._slots)):
+            chosen = Way.GROUPS
         self._steps[chosen] += 1
         return self._run(chosen, rows, plan)
 
@@ -304,8 +310,12 @@ class Engine:
         if stack not in self._resolved:
             weights: dict[int, float] = {}
             for name, weight in stack:
+                if not math.isfinite(weight):
+                    raise InvalidError(f"layer {name} with weight {weight}", hint="give a number")
                 slot = self._known(name)
                 weights[slot] = weights.get(slot, 0.0) + float(weight)
+            if len(self._resolved) >= MAX_RESOLVED:
+                self._resolved.clear()
             self._resolved[stack] = tuple(sorted((s, w) for s, w in weights.items() if w != 0.0))
         return self._resolved[stack]
 
