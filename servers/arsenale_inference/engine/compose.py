@@ -123,8 +123,10 @@ class CComposer:
 
     def begin(self, step: Step) -> None:
         """Prepare the callback for a decode; the arrays are copied."""
-        missing = max(self._width - step.weights.shape[1], 0)
-        weights = np.ascontiguousarray(np.pad(step.weights, ((0, 0), (0, missing))), np.float32)
+        weights = np.ascontiguousarray(step.weights, np.float32)
+        missing = self._width - weights.shape[1]
+        if missing > 0:
+            weights = np.pad(weights, ((0, 0), (0, missing)))
         outputs = np.ascontiguousarray(step.outputs, np.int32)
         n, slots = weights.shape
         _made(
