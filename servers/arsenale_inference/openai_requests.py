@@ -268,6 +268,7 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(content, list):
         return message
     parts = cast("list[Any]", content)
-    if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
+    texts = [cast("dict[str, Any]", part) for part in parts if isinstance(part, dict)]
+    if len(texts) < len(parts) or any(part.get("type") != "text" for part in texts):
         raise InvalidError("a message has parts that are not text", hint="send text only")
-    return {**message, "content": "".join(str(part.get("text", "")) for part in parts)}
+    return {**message, "content": "".join(str(part.get("text", "")) for part in texts)}

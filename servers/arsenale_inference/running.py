@@ -80,7 +80,10 @@ async def serve(settings: Settings) -> None:
     """
     home = settings.home
     with _only_one(home):
-        logs.to_file(home / "logs" / "inference.log")
+        logs.configure(
+            settings.log_level, file=home / "logs" / "inference.log",
+            max_bytes=settings.log_max_bytes, backups=settings.log_backups, stderr_level="ERROR",
+        )  # fmt: skip
         token = paths.token(home)
         listening = bind("127.0.0.1", settings.inference_port)
         registry = CollectorRegistry(auto_describe=False)

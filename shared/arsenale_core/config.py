@@ -86,7 +86,10 @@ class Settings(BaseSettings):
     )
 
     inference_port: int = Field(
-        0, ge=0, le=65_535, description="Loopback port of the inference sidecar; 0 takes a free one."
+        0,
+        ge=0,
+        le=65_535,
+        description="Loopback port of the inference sidecar; 0 takes a free one.",
     )
     inference_workers: int = Field(1, ge=1, le=4, description="Worker processes for each model.")
     inference_context: int = Field(
@@ -228,6 +231,21 @@ def one_thread_for_math() -> None:
 def child_environment(home: Path) -> dict[str, str]:
     """Return the environment for a process of ours: this one's, with HOME as `ARSENALE_HOME`."""
     return {**os.environ, f"{PREFIX}HOME": str(home)}
+
+
+KEPT = ("HOME", "PATH", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
+KEPT_PREFIXES = ("ARSENALE_", "LC_", "XDG_", "CUDA_", "GGML_", "OMP_")
+"""What a process that serves everybody inherits of who started it: no keys of a session."""
+
+
+def plain_environment(home: Path) -> dict[str, str]:
+    """Return the environment for a process that outlives this one: no more than it needs."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT or name.startswith(KEPT_PREFIXES)
+    }
+    return {**kept, f"{PREFIX}HOME": str(home)}
 
 
 def cache_folder() -> Path:
