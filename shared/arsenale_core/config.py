@@ -85,6 +85,19 @@ class Settings(BaseSettings):
         120, gt=0, description="The embedding process ends after so long without a text."
     )
 
+    chat_url: str | None = Field(
+        None, description="Chat endpoint up to /v1; by default the sidecar, started when needed."
+    )
+    chat_api: Literal["openai", "anthropic"] = Field(
+        "openai", description="What `chat_url` speaks."
+    )
+    chat_model: str = Field("", description="The model there; by default `inference_model`.")
+    chat_key: SecretStr | None = Field(None, description="Its key.")
+    chat_timeout_s: float = Field(300, gt=0, description="How long an answer may take.")
+
+    inference_model: str = Field(
+        "", description="The model, or genome, that is asked when none is named."
+    )
     inference_port: int = Field(
         0,
         ge=0,
