@@ -125,7 +125,7 @@ class Answers:
         """Return what REQUEST asks: its fields, and what its model is now."""
         base, stack = self.inference.catalogue.resolve(request.model)
         names = self.inference.catalogue.names
-        files = [str(names.bases[base].path), *(str(names.layers[name].path) for name, _ in stack)]
+        files = [names.bases[base], *(names.layers.get(name) for name, _ in stack)]
         body = request.model_dump(exclude={"stream", "stream_options", "priority", "timeout"})
         return json.dumps([type(request).__name__, body, files, stack], sort_keys=True, default=str)
 

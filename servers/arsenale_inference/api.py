@@ -57,7 +57,7 @@ class GenomeBody(BaseModel):
 
 
 class PathBody(BaseModel):
-    """`PUT /admin/models/{name}` and `PUT /admin/layers/{name}`."""
+    """`PUT /admin/layers/{name}`."""
 
     model_config = ConfigDict(extra="forbid")
     path: Path
@@ -199,8 +199,10 @@ class Api:
 
     async def put_base(self, request: Request) -> Response:
         """Register a base model."""
-        name, body = request.path_params["name"], await _body(request, PathBody)
-        self._catalogue.put(bases={name: BaseEntry(path=_file(body.path))})
+        name, body = request.path_params["name"], await _body(request, BaseEntry)
+        if body.path is not None:
+            _file(body.path)
+        self._catalogue.put(bases={name: body})
         return JSONResponse({"model": name})
 
     async def put_layer(self, request: Request) -> Response:

@@ -7,9 +7,9 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arsenale_core.errors import InvalidError, NotFoundError
 from arsenale_inference.messages import Stack
@@ -31,9 +31,24 @@ class _Frozen(BaseModel):
 
 
 class BaseEntry(_Frozen):
-    """A base model: the path of its GGUF."""
+    """A base model: the path of its GGUF, or the URL of an engine that has it.
 
-    path: Path
+    Attributes:
+        url: Of an OpenAI-compatible engine, up to `/v1`.
+        model: What it is called there.
+        layers_by: How layers are named there, see `upstream`.
+    """
+
+    path: Path | None = None
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    model: str = ""
+    layers_by: Literal["stack", "adapter"] = "stack"
+
+    @model_validator(mode="after")
+    def _one(self) -> "BaseEntry":
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give a path or a URL")
+        return self
 
 
 class LayerEntry(_Frozen):
@@ -161,8 +176,9 @@ class Catalogue:
         if base not in names.bases:
             raise NotFoundError("model", head, hint=f"there are {_listed(names)}")
         stack += [_weighed(part) for part in rest]
+        elsewhere = names.bases[base].url is not None
         for layer, _ in stack:
-            if layer not in names.layers:
+            if not elsewhere and layer not in names.layers:
                 known = ", ".join(names.layers) or "none yet"
                 raise NotFoundError("layer", layer, hint=f"layers: {known}")
         if len(stack) > MOST_LAYERS:

