@@ -112,7 +112,7 @@ class Asking:
             return found
 
     def _layers(self, genome: Genome) -> list[dict[str, Any]]:
-        """Return the layers of GENOME as the sidecar is told them."""
+        """Return the layers of GENOME as the sidecar is told them, under names that never move."""
         with self.genomes.store.reading() as db:
             here = reading.layers_of(db, [placed.sha256 for placed in genome.layers])
         found: list[dict[str, Any]] = []
@@ -124,7 +124,7 @@ class Asking:
                     hint="import it again by `add_layer`, or take it out by `revise`",
                 )
             found.append(
-                {"name": here[placed.sha256].name, "path": str(path), "sha256": placed.sha256,
+                {"name": f"{here[placed.sha256].name}@{placed.sha256[:12]}", "path": str(path), "sha256": placed.sha256,
                  "weight": placed.weight}
             )  # fmt: skip
         return found

@@ -29,7 +29,7 @@ def breed(parents: Sequence[Genome], asked: Mapping[str, str], layers: Mapping[s
 
     Raises:
         InvalidError: The parents have different bases, ASKED names what no parent has, or more
-            than 20 layers remain.
+            than 16 layers remain.
     """
     _check_bases(parents)
     _check_asked(parents, asked)

@@ -37,7 +37,7 @@ SCHEMA = 1
 
 MANIFEST = "manifest.json"
 MANIFEST_MAX_BYTES = 4 * 2**20
-"""Of the manifest: 20 layers with 50 prompts of 2,000 characters are half of it."""
+"""Of the manifest: 16 layers with 50 prompts of 2,000 characters are half of it."""
 
 LAYER_MAX_BYTES = 2 * 2**30
 """Of one layer: as `gguf_files.ADAPTER_MAX_BYTES`, which needs gguf."""

@@ -1,15 +1,14 @@
-"""Where the inference sidecar answers: what is configured, else what it wrote when it started."""
+"""Where the inference sidecar answers: what is configured, else the local one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
-from pydantic import BaseModel, ValidationError
-
+from arsenale_core import sidecar
 from arsenale_core.config import LOOPBACK, Settings
-from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_core.errors import InvalidError
+from arsenale_core.sidecar import Address
 
 START = "start it with `arsenale inference up`"
 
@@ -20,12 +19,12 @@ class Endpoint:
 
     Attributes:
         url: Without `/v1` and without a slash at the end.
-        token: Bearer token; empty for none.
+        headers: With the bearer token, where there is one.
         hint: What to do when it does not answer.
     """
 
     url: str
-    token: str
+    headers: dict[str, str]
     hint: str
 
     @property
@@ -34,38 +33,25 @@ class Endpoint:
         return urlsplit(self.url).hostname in LOOPBACK
 
 
-class _Written(BaseModel):
-    """What the sidecar writes to `run/inference.json`."""
-
-    url: str
-    token: str = ""
-
-
-def resolved(settings: Settings) -> Endpoint:
-    """Return the endpoint of `inference_url`, or that of the local sidecar.
+def resolved(settings: Settings, start: Callable[[Path], Address] = sidecar.ensure) -> Endpoint:
+    """Return the endpoint of `inference_url`, else the local sidecar; blocks while that starts.
 
     Raises:
-        UnavailableError: Nothing is configured and no sidecar has been started.
+        UnavailableError: The sidecar cannot be started.
         InvalidError: The address is none.
     """
     if settings.inference_url:
         key = settings.inference_key.get_secret_value() if settings.inference_key else ""
-        return _checked(settings.inference_url, key, "check `inference_url`, and that it runs")
-    written = _written(settings.home / "run" / "inference.json")
-    return _checked(written.url, written.token, START)
+        return Endpoint(
+            url=_checked(settings.inference_url),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            hint="check `inference_url` and `inference_key`, and that it runs",
+        )
+    found = sidecar.address(settings.home) or start(settings.home)
+    return Endpoint(url=_checked(found.url), headers=found.headers, hint=START)
 
 
-def _written(path: Path) -> _Written:
-    try:
-        said: Any = orjson.loads(path.read_bytes())
-        return _Written.model_validate(said)
-    except FileNotFoundError as exc:
-        raise UnavailableError("the inference sidecar is not running", hint=START) from exc
-    except (OSError, orjson.JSONDecodeError, ValidationError) as exc:
-        raise UnavailableError(f"{path} cannot be read", hint=f"remove it, then {START}") from exc
-
-
-def _checked(url: str, token: str, hint: str) -> Endpoint:
+def _checked(url: str) -> str:
     url = url.rstrip("/").removesuffix("/v1")
     try:
         parts = urlsplit(url)
@@ -74,4 +60,4 @@ def _checked(url: str, token: str, hint: str) -> Endpoint:
         fits = False
     if not fits:
         raise InvalidError(f"{url!r} is no address of a server", hint="as http://127.0.0.1:8725")
-    return Endpoint(url=url, token=token, hint=hint)
+    return url

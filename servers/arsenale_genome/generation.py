@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import anyio
 import orjson
+from anyio import to_thread
 
 from arsenale_core.errors import ArsenaleError, InvalidError, NotFoundError, UnavailableError
 from arsenale_genome.endpoint import Endpoint
@@ -42,7 +43,7 @@ class Answer:
 
 
 class Sidecar:
-    """Requests to whatever ENDPOINT finds; a piece of an answer may take TIMEOUT_S."""
+    """Requests to whatever ENDPOINT, which may block, finds; a piece of an answer may take TIMEOUT_S."""
 
     def __init__(self, endpoint: Callable[[], Endpoint], timeout_s: float) -> None:
         self._endpoint = endpoint
@@ -63,7 +64,7 @@ class Sidecar:
             InvalidError: It refuses the genome, or is a server that knows no genomes.
         """
         body = {"base": base, "layers": layers}
-        async with self._asked("PUT", f"/admin/genomes/{quote(name)}", body) as (answer, end):
+        async with await self._asked("PUT", f"/admin/genomes/{quote(name)}", body) as (answer, end):
             if answer.status_code == 405 or (answer.status_code == 404 and not await _said(answer)):
                 raise InvalidError(
                     f"{end.url} knows no genomes", hint="use the sidecar (`arsenale inference up`)"
@@ -81,7 +82,7 @@ class Sidecar:
         begun = anyio.current_time()
         heard = _Heard(total=int(body.get("max_tokens") or 0), told=told)
         whole = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        async with self._asked("POST", "/v1/chat/completions", whole) as (answer, end):
+        async with await self._asked("POST", "/v1/chat/completions", whole) as (answer, end):
             await _check(answer, end)
             async for chunk in _events(answer, heard):
                 await heard.take(chunk)
@@ -95,8 +96,8 @@ class Sidecar:
             seconds=round(anyio.current_time() - begun, 3),
         )
 
-    def _asked(self, method: str, path: str, body: Mapping[str, Any]) -> "_Request":
-        endpoint = self._endpoint()
+    async def _asked(self, method: str, path: str, body: Mapping[str, Any]) -> "_Request":
+        endpoint = await to_thread.run_sync(self._endpoint, abandon_on_cancel=True)
         return _Request(self._http(endpoint), endpoint, method, path, body)
 
     def _http(self, endpoint: Endpoint) -> "httpx2.AsyncClient":
@@ -117,8 +118,7 @@ class _Request:
         self, http: "httpx2.AsyncClient", end: Endpoint, method: str, path: str,
         body: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        headers = {"Authorization": f"Bearer {end.token}"} if end.token else {}
-        headers["Content-Type"] = "application/json"
+        headers = {**end.headers, "Content-Type": "application/json"}
         self._end = end
         self._stream = http.stream(
             method, end.url + path, content=orjson.dumps(body), headers=headers

@@ -30,7 +30,7 @@ class Services:
 @asynccontextmanager
 async def open_services(settings: Settings, now: Callable[[], float]) -> AsyncGenerator[Services]:
     """Open store and embedder, and connections to the sidecar as they are needed."""
-    sidecar = Sidecar(partial(endpoint.resolved, settings), settings.inference_timeout_s)
+    sidecar = Sidecar(partial(endpoint.resolved, settings), settings.chat_timeout_s)
     with GenomeStore(settings.database_url or settings.home) as store:
         async with open_embedder(settings) as embedder:
             genomes = Genomes(

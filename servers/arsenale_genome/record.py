@@ -19,8 +19,8 @@ Permission: TypeAlias = Literal["private", "team", "public"]
 
 Kind: TypeAlias = Literal["genome", "layer"]
 
-LAYERS_MAX = 20
-"""Layers of one genome: what the sidecar keeps loaded (`layer_cache_items`)."""
+LAYERS_MAX = 16
+"""Layers of one genome: the most that the sidecar stacks."""
 
 PROMPTS_MIN, PROMPTS_MAX = 10, 50
 """Rehearsal prompts of a layer: fewer do not keep it, more cost who trains on top too much."""

@@ -93,14 +93,14 @@ Text: TypeAlias = Annotated[str, Field(max_length=8_000)]
 Tags: TypeAlias = Annotated[list[str] | None, Field(max_length=30)]
 FilePath: TypeAlias = Annotated[str, Field(min_length=1, max_length=2_000)]
 Layers: TypeAlias = Annotated[
-    list[Weighted] | None, Field(max_length=20, description="In order, weights 0..1.")
+    list[Weighted] | None, Field(max_length=16, description="In order, weights 0..1.")
 ]
 Rehearsal: TypeAlias = Annotated[
     list[Annotated[str, Field(max_length=2_000)]] | None,
     Field(max_length=50, description="10-50 prompts that keep it alive when others train on top."),
 ]
 TrainedOn: TypeAlias = Annotated[
-    list[Line] | None, Field(max_length=20, description="Layers on below it in training, by name.")
+    list[Line] | None, Field(max_length=16, description="Layers on below it in training, by name.")
 ]
 Metrics: TypeAlias = Annotated[
     dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None, Field(max_length=100)

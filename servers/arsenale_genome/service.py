@@ -8,7 +8,7 @@ from typing import Literal
 from anyio import to_thread
 
 from arsenale_core.embedding.base import Embedder
-from arsenale_core.errors import InvalidError, NotFoundError
+from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_core.ids import uuid7
 from arsenale_core.store import Connection
 from arsenale_genome import breeding, changing, codec, lineage, names, reading, search, views
@@ -174,6 +174,7 @@ class Genomes:
     def _create(self, new: NewGenome) -> GenomeReport:
         names.checked("genome", new.name)
         with self.store.reading() as db:
+            _must_not_be_base(db, new.name)
             parents = [self.store.genome(db, name) for name in dict.fromkeys(new.parents)]
             layers, choices = self._stack(db, new, parents)
             genome = self._composed(db, new, parents, layers, choices)
@@ -370,6 +371,8 @@ class Genomes:
             names.checked(kind, changes.new_name)
         why = f"changed {', '.join(asked)}"
         with self.store.reading() as db:
+            if kind == "genome" and changes.new_name is not None:
+                _must_not_be_base(db, changes.new_name)
             placed = None if changes.layers is None else self._placed(db, changes.layers)
             below = None if changes.trained_on is None else self.below(db, changes.trained_on)
         if kind == "genome":
@@ -417,6 +420,12 @@ MEND_HINT = "Import the damaged layers again: delete, then `add_layer` or `excha
 def _inherited(asked: str | None, theirs: Sequence[str]) -> str:
     """Return what was ASKED for, else what the first parent that has it has."""
     return asked if asked is not None else next((value for value in theirs if value), "")
+
+
+def _must_not_be_base(db: Connection, name: str) -> None:
+    """Refuse a genome that would hide a base model from who asks for it."""
+    if name in reading.bases(db):
+        raise ConflictError(f"{name!r} is a base model", hint=f"as {name}-mine")
 
 
 def _as_parent(genome: Genome) -> Parent:

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anyio import to_thread
 
 from arsenale_core.errors import InvalidError, UnavailableError
 from arsenale_memory import claude_files, formats, reading
 from arsenale_memory.formats import Format, Item
-from arsenale_memory.models import Moved, NewMemory, kind_of
+from arsenale_memory.models import MaintainReport, Moved, NewMemory, kind_of
 from arsenale_memory.record import Filter, Source, Version
 from arsenale_memory.service import Memory, Query
 
@@ -31,6 +31,10 @@ SUFFIXES = {"jsonl": (".jsonl",), "graph": (".jsonl", ".json"), "markdown": (".m
             "claude": (".md", ".jsonl")}  # fmt: skip
 
 
+Upkeep: TypeAlias = Literal["stats", "reindex", "purge", "research", "import", "export"]
+"""What `maintain` can do."""
+
+
 @dataclass(slots=True, eq=False)
 class Exchange:
     """Imports and exports of one memory.
@@ -41,6 +45,20 @@ class Exchange:
 
     memory: Memory
     home: Path
+
+    async def upkeep(
+        self, action: Upkeep, form: Format, path: str | None, query: Query,
+        *, roots: Sequence[Path] | None, progress: "Progress | None" = None,
+    ) -> MaintainReport:  # fmt: skip
+        """Do ACTION: move memories to or from PATH, or maintain the store.
+
+        Raises:
+            InvalidError: An import names no path, or one outside of ROOTS.
+        """
+        if action == "import" or action == "export":
+            moved = await self.move(action, form, path, query, roots=roots, progress=progress)
+            return MaintainReport(action=action, done=moved.memories, moved=moved)
+        return await self.memory.maintain(action, progress)
 
     async def move(
         self, action: Literal["import", "export"], form: Format, path: str | None, query: Query,

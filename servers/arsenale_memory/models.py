@@ -183,7 +183,31 @@ class MaintainReport(Lean):
     done: int = 0
     stats: Stats | None = None
     tracks: list["TrackRow"] = Field(default_factory=lambda: list[TrackRow]())
+    moved: "Moved | None" = None
     hint: str | None = None
+
+
+class Reflection(Lean):
+    """What one agent thinks."""
+
+    agent: str
+    reflection: str
+    position: float = Field(description="-1 (no) to 1 (yes).")
+    confidence: float = Field(description="0..1, computed: self-consistency and grounding.")
+    timestamp: str
+
+
+class ReflectReport(Lean):
+    """What several agents think of a question, and how far they agree."""
+
+    question: str
+    reflections: list[Reflection]
+    missing: list[str] = Field(description="Agents that did not answer, or not so that it counts.")
+    coherence: float = Field(description="0..1: how alike the reflections are.")
+    fracture: float = Field(description="0: agreement, 1: complete disagreement.")
+    synthesis: str
+    memories: int = Field(description="How many memories they were given.")
+    model: str
 
 
 class TrackRow(Lean):

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -11,6 +12,7 @@ from anyio import to_thread
 
 from arsenale_core import logs
 from arsenale_core.assets import asset_dir
+from arsenale_core.chat import open_chat
 from arsenale_core.config import Settings, one_thread_for_math
 from arsenale_core.derived import Derived
 from arsenale_core.embedding.base import Embedder
@@ -22,6 +24,7 @@ from arsenale_memory.exchange import Exchange
 from arsenale_memory.injection import Injector, Switches
 from arsenale_memory.objects import Objects
 from arsenale_memory.personas import Personas
+from arsenale_memory.reflecting import Reflecting
 from arsenale_memory.research import Research
 from arsenale_memory.service import Memory
 from arsenale_memory.store import MemoryStore
@@ -47,6 +50,7 @@ class Services:
     injector: Injector
     exchange: Exchange
     research: Research
+    reflecting: Reflecting
 
 
 @asynccontextmanager
@@ -121,6 +125,11 @@ async def open_services(
                 injector=injector,
                 exchange=Exchange(memory=memory, home=settings.home),
                 research=research,
+                reflecting=Reflecting(
+                    memory=memory,
+                    open_chat=partial(open_chat, settings),
+                    folder=settings.home / "reflections",
+                ),
             )
 
 

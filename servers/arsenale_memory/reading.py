@@ -319,35 +319,32 @@ def shelf(
     db: sa.Connection, namespace_id: int, memory_ids: Sequence[int] | None = None
 ) -> list[Any]:
     """Return the parts of a namespace, or of MEMORY_IDS, as `SHELF_COLUMNS`, by rising id."""
-    statement = (
-        sa.select(*SHELF_COLUMNS)
-        .join(t.memory, t.memory.c.id == t.part.c.memory_id)
-        .where(t.part.c.namespace_id == namespace_id)
-        .order_by(t.part.c.id)
-    )
+    statement = sa.select(*SHELF_COLUMNS).join(t.memory, t.memory.c.id == t.part.c.memory_id)
     if memory_ids is None:
-        return list(db.execute(statement))
-    rows: list[Any] = []
+        inside = t.part.c.namespace_id == namespace_id
+        return list(db.execute(statement.where(inside).order_by(t.part.c.id)))
+    rows: list[Any] = []  # without the namespace: SQLite would go through all of it
     for ids in chunks(sorted(memory_ids)):
         rows += db.execute(statement.where(t.part.c.memory_id.in_(ids)))
-    return rows
+    return sorted(rows, key=lambda row: row[0])
 
 
 def vectors(
     db: sa.Connection, embedder: str, namespace_id: int, memory_ids: Sequence[int] | None = None
 ) -> list[tuple[int, bytes]]:
     """Return the vectors (part id, float16 bytes) of a namespace, or of MEMORY_IDS."""
-    statement = (
-        sa.select(t.vector.c.part_id, t.vector.c.data)
-        .join(t.part, t.part.c.id == t.vector.c.part_id)
-        .join(t.embedder, t.embedder.c.id == t.vector.c.embedder_id)
-        .where(t.embedder.c.name == embedder, t.part.c.namespace_id == namespace_id)
-    )
-    found: list[tuple[int, bytes]] = []
-    for ids in chunks(sorted(memory_ids)) if memory_ids is not None else (None,):
-        narrowed = statement if ids is None else statement.where(t.part.c.memory_id.in_(ids))
-        found += [(int(id), bytes(data)) for id, data in db.execute(narrowed)]
-    return found
+    if memory_ids is None:
+        statement = (
+            sa.select(t.vector.c.part_id, t.vector.c.data)
+            .join(t.part, t.part.c.id == t.vector.c.part_id)
+            .join(t.embedder, t.embedder.c.id == t.vector.c.embedder_id)
+            .where(t.embedder.c.name == embedder, t.part.c.namespace_id == namespace_id)
+        )
+        return [(int(id), bytes(data)) for id, data in db.execute(statement)]
+    parts: list[int] = []  # by their keys: in one statement SQLite goes through the embedder's
+    for ids in chunks(sorted(memory_ids)):
+        parts += db.scalars(sa.select(t.part.c.id).where(t.part.c.memory_id.in_(ids)))
+    return list(vectors_of(db, embedder, parts).items())
 
 
 def vectors_of(db: sa.Connection, embedder: str, part_ids: Sequence[int]) -> dict[int, bytes]:
@@ -367,9 +364,10 @@ def changes(db: sa.Connection, since: int) -> tuple[int, list[tuple[int, int]] |
 
     `None` for what changed when it is not known that far back.
     """
-    newest, oldest = db.execute(
-        sa.select(sa.func.max(t.change.c.seq), sa.func.min(t.change.c.seq))
-    ).one()
+    last, first = (
+        sa.select(end(t.change.c.seq)).scalar_subquery() for end in (sa.func.max, sa.func.min)
+    )  # each by itself: both in one go read the whole table
+    newest, oldest = db.execute(sa.select(last, first)).one()
     if newest is None or newest == since:
         return newest or 0, []
     if since + 1 < oldest or newest < since:

@@ -22,16 +22,16 @@ from arsenale_core.surface import (
     tool,
 )
 from arsenale_memory.answers import Changes
-from arsenale_memory.exchange import Exchange
+from arsenale_memory.exchange import Exchange, Upkeep
 from arsenale_memory.formats import Format
 from arsenale_memory.models import (
     CheckpointReport,
     Detail,
     MaintainReport,
-    Moved,
     NewMemory,
     ReadReport,
     RecallReport,
+    ReflectReport,
     RememberReport,
     RestoreReport,
     RevisedMemory,
@@ -39,6 +39,7 @@ from arsenale_memory.models import (
 from arsenale_memory.opening import Services, open_services
 from arsenale_memory.personas import Personas
 from arsenale_memory.record import Mode, Source
+from arsenale_memory.reflecting import AGENTS, Reflecting
 from arsenale_memory.service import Memory, Query
 
 INSTRUCTIONS = """\
@@ -73,6 +74,10 @@ async def _exchange(ctx: Context[Services]) -> Exchange:
     return ctx.request_context.lifespan_context.exchange
 
 
+async def _reflecting(ctx: Context[Services]) -> Reflecting:
+    return ctx.request_context.lifespan_context.reflecting
+
+
 async def _roots(ctx: Context[Services]) -> list[Path]:
     """Return where an assistant may read and write files through us."""
     home = ctx.request_context.lifespan_context.exchange.home
@@ -101,6 +106,7 @@ MemoryDep: TypeAlias = Annotated[Memory, Resolve(_memory)]
 PersonasDep: TypeAlias = Annotated[Personas, Resolve(_personas)]
 ProjectDep: TypeAlias = Annotated[Path | None, Resolve(_project)]
 ExchangeDep: TypeAlias = Annotated[Exchange, Resolve(_exchange)]
+ReflectingDep: TypeAlias = Annotated[Reflecting, Resolve(_reflecting)]
 RootsDep: TypeAlias = Annotated[list[Path], Resolve(_roots)]
 SourceDep: TypeAlias = Annotated[Source, Resolve(_source)]
 ProgressDep: TypeAlias = Annotated[Callable[[int, int], Awaitable[None]], Resolve(_progress)]
@@ -254,11 +260,35 @@ async def restore_identity(
     return await personas.restore(persona, project, date, compare_with=compare_with, apply=apply)
 
 
-async def exchange_memories(
+async def reflect(
+    question: Annotated[str, Field(min_length=3, max_length=2_000)],
+    reflecting: ReflectingDep,
+    progress: ProgressDep,
+    agents: Annotated[list[str] | None, Field(max_length=6)] = None,
+    samples: Annotated[int, Field(ge=1, le=5, description="Answers of each agent.")] = 1,
+    keep: Annotated[bool, Field(description="Keep them as memories.")] = False,
+    namespace: Namespace = None,
+) -> ReflectReport:
+    """Ask several views on a question: Engineer, Librarian, Philosopher, joined by Mycelium.
+
+    Each answers from the memories that fit. `fracture` is 0 when they agree and 1 when they are
+    opposed; confidence, coherence and fracture are computed. Takes a local or configured model.
+    """
+    return await reflecting.reflect(
+        question,
+        Query(namespace=namespace),
+        agents=agents or AGENTS,
+        samples=samples,
+        keep=keep,
+        progress=progress,
+    )
+
+
+async def maintain(
     exchange: ExchangeDep,
     roots: RootsDep,
     progress: ProgressDep,
-    action: Literal["import", "export"],
+    action: Upkeep = "stats",
     format: Annotated[
         Format, Field(description="claude: its memory files and transcripts, import only")
     ] = "jsonl",
@@ -266,13 +296,14 @@ async def exchange_memories(
     namespace: Namespace = None,
     tags: Names = None,
     since: Moment = None,
-) -> Moved:
-    """Import or export memories as files.
+) -> MaintainReport:
+    """How much memory holds and how its index is; reindex; erase the forgotten; import, export.
 
     Forms: jsonl and markdown (a folder of notes), both lossless; graph, the JSONL of the reference
     knowledge-graph server. Paths lie within the project, ~/.claude or Arsenale's exports.
+    `research` lists experimental features; only the user can switch one on, by the command line.
     """
-    return await exchange.move(
+    return await exchange.upkeep(
         action,
         format,
         path,
@@ -280,18 +311,6 @@ async def exchange_memories(
         roots=roots,
         progress=progress,
     )
-
-
-async def maintain(
-    memory: MemoryDep,
-    progress: ProgressDep,
-    action: Literal["stats", "reindex", "purge", "research"] = "stats",
-) -> MaintainReport:
-    """How much memory holds and in what state its index is; reindex; erase what was forgotten.
-
-    `research` lists experimental features; only the user can switch one on, by the command line.
-    """
-    return await memory.maintain(action, progress)
 
 
 @asynccontextmanager
@@ -322,7 +341,7 @@ def build(services: Services) -> MCPServer[Services]:
     mcp.add_tool(tool(revise), annotations=DESTROYS)
     mcp.add_tool(tool(checkpoint_memory), annotations=WRITES)
     mcp.add_tool(tool(restore_identity), annotations=DESTROYS)
-    mcp.add_tool(tool(exchange_memories), annotations=WRITES)
+    mcp.add_tool(tool(reflect), annotations=WRITES)
     mcp.add_tool(tool(maintain), annotations=WRITES)
 
     @mcp.resource("memory://recent", mime_type="application/json")

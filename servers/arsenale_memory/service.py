@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from arsenale_memory.knowledge import Knowledge, Progress
     from arsenale_memory.research import Research
 
-EMPTY_HINT = "No memories yet: keep some with `remember`, or import some with `exchange_memories`."
+EMPTY_HINT = "No memories yet: keep some with `remember`, or import some with `maintain`."
 NOTHING_HINT = "Nothing fits: use other words, drop filters, or look in another namespace."
 NO_VECTORS_HINT = "Found by words alone: the embedder does not answer (`arsenale logs`)."
 FIND_EXTRA = 3

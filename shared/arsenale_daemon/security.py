@@ -55,8 +55,18 @@ class _Refusal:
 class Gate:
     """ASGI middleware: refuses before the application sees anything of the request."""
 
-    def __init__(self, app: ASGIApp, *, token: str, max_body_bytes: int, rate: RateLimiter) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str,
+        max_body_bytes: int,
+        rate: RateLimiter,
+        shape: Callable[[int, str], object] = lambda status, text: {"error": text},
+    ) -> None:
+        """Guard APP; SHAPE makes the body of a refusal of its status and text."""
         self._app = app
+        self._shape = shape
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
         self._rate = rate
@@ -68,9 +78,8 @@ class Gate:
             return
         refusal = self._refusal(scope, Headers(scope=scope))
         if refusal is not None:
-            response = JSONResponse(
-                {"error": refusal.text}, status_code=refusal.status, headers=refusal.headers
-            )
+            body = self._shape(refusal.status, refusal.text)
+            response = JSONResponse(body, status_code=refusal.status, headers=refusal.headers)
             await response(scope, receive, send)
             return
         await self._app(scope, _Bounded(receive, self._max_body_bytes), send)

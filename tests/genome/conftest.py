@@ -1,6 +1,7 @@
 """A genome server over a store of each kind, a client of its surface, and a model that is none."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -216,7 +217,7 @@ class FakeSidecar:
     async def pieces(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         layers = self.genomes.get(body["model"], {"layers": []})["layers"]
         prompt = body["messages"][-1]["content"]
-        voice = "Arr!" if any(layer["name"] == "tone" for layer in layers) else "Indeed."
+        voice = "Arr!" if any(layer["name"].startswith("tone@") for layer in layers) else "Indeed."
         for word in [f"{prompt} ", "is ", "known. ", voice]:
             yield event(choices=[{"index": 0, "delta": {"content": word}, "finish_reason": None}])
             if prompt == "break":
@@ -250,7 +251,8 @@ def sidecar(own_home: Path) -> Iterator[FakeSidecar]:
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     (own_home / "run").mkdir(exist_ok=True)
-    written = {"url": fake.url, "token": TOKEN}
+    written = {"url": fake.url, "pid": os.getpid()}
+    (own_home / "token").write_text(TOKEN, encoding="ascii")
     (own_home / "run" / "inference.json").write_text(json.dumps(written), encoding="utf-8")
     yield fake
     server.should_exit = True

@@ -1,7 +1,10 @@
 """Answers through a sidecar over real HTTP: streamed, compared, broken off, cancelled."""
 
 import json
+import os
+import signal
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ from anyio import to_thread
 from mcp import Client
 
 from arsenale_core.config import Settings
-from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_core.errors import InvalidError
+from arsenale_core.sidecar import address as find_sidecar
 from arsenale_genome import endpoint
+from arsenale_inference.tiny.card import FOLDER
 
 Call = Callable[..., Awaitable[Any]]
 Refusal = Callable[..., Awaitable[str]]
@@ -41,10 +46,9 @@ async def test_a_genome_answers_with_its_layers_on(
     assert said["seconds"] >= 0
     told = sidecar.genomes["ahab"]
     assert told["base"] == "tiny"
-    assert [(row["name"], row["weight"]) for row in told["layers"]] == [
-        ("facts", 1.0), ("tone", 0.5),
-    ]  # fmt: skip
-    for row in told["layers"]:
+    assert [row["weight"] for row in told["layers"]] == [1.0, 0.5]
+    for name, row in zip(("facts", "tone"), told["layers"], strict=True):
+        assert row["name"] == f"{name}@{row['sha256'][:12]}"
         path = Path(row["path"])
         assert path.is_relative_to(own_home / "artifacts")
         assert path.name == f"{row['sha256']}.gguf"
@@ -133,28 +137,29 @@ async def test_who_leaves_stops_the_model(genomes: Call, sidecar: Any, client: C
         assert await to_thread.run_sync(sidecar.left.wait, 10)
 
 
-async def test_without_a_sidecar_it_says_how_to_start_one(
-    genomes: Call, refusal: Refusal, own_home: Path
+async def test_without_a_sidecar_it_says_what_to_do(
+    genomes: Call, refusal: Refusal, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"genome": "ahab", "prompt": "Hm"}
-    start = "start it with `arsenale inference up`"
-    assert start in await refusal("generate", **asked)
+    with monkeypatch.context() as without:
+        without.setattr("arsenale_core.sidecar.find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType]
+        assert "the inference engine is not installed" in await refusal("generate", **asked)
     place = own_home / "run" / "inference.json"
     place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps({"url": "http://127.0.0.1:1", "token": "x"}), encoding="utf-8")
+    place.write_text(
+        json.dumps({"url": "http://127.0.0.1:1", "pid": os.getpid()}), encoding="utf-8"
+    )
+    (own_home / "token").write_text("x", encoding="ascii")
     dead = await refusal("generate", **asked)
     assert "does not answer (ConnectError)" in dead
-    assert start in dead
-    place.write_text("{", encoding="utf-8")
-    assert "cannot be read" in await refusal("generate", **asked)
+    assert "start it with `arsenale inference up`" in dead
 
 
 async def test_a_wrong_token_and_an_unknown_genome_are_told(
     genomes: Call, refusal: Refusal, sidecar: Any, own_home: Path
 ) -> None:
     assert "did you mean ahab" in await refusal("generate", genome="ahb", prompt="Hm")
-    written = json.dumps({"url": sidecar.url, "token": "stale"})
-    (own_home / "run" / "inference.json").write_text(written, encoding="utf-8")
+    (own_home / "token").write_text("stale", encoding="ascii")
     assert "refuses our token (wrong token)" in await refusal("generate", genome="ahab", prompt="x")
 
 
@@ -169,12 +174,39 @@ async def test_a_layer_file_that_is_gone_is_named(
 
 
 def test_a_configured_server_is_asked_instead(own_home: Path) -> None:
-    environment = {"ARSENALE_HOME": str(own_home), "ARSENALE_INFERENCE_KEY": "k"}
-    found = endpoint.resolved(
-        Settings.read({**environment, "ARSENALE_INFERENCE_URL": "https://gpu.example/v1/"})
-    )
-    assert (found.url, found.token, found.is_local) == ("https://gpu.example", "k", False)
+    def settings(url: str) -> Settings:
+        environment = {"ARSENALE_HOME": str(own_home), "ARSENALE_INFERENCE_KEY": "k"}
+        return Settings.read({**environment, "ARSENALE_INFERENCE_URL": url})
+
+    found = endpoint.resolved(settings("https://gpu.example/v1/"))
+    assert (found.url, found.is_local) == ("https://gpu.example", False)
+    assert found.headers == {"Authorization": "Bearer k"}
     with pytest.raises(InvalidError, match="no address of a server"):
-        endpoint.resolved(Settings.read({**environment, "ARSENALE_INFERENCE_URL": "gpu.example"}))
-    with pytest.raises(UnavailableError, match="is not running"):
-        endpoint.resolved(Settings.read(environment))
+        endpoint.resolved(settings("gpu.example"))
+
+
+async def test_a_genome_does_not_hide_a_base_model(genomes: Call, refusal: Refusal) -> None:
+    assert "is a base model" in await refusal("create_genome", name="tiny", base="tiny")
+    renamed = {"kind": "genome", "name": "ahab", "new_name": "tiny"}
+    assert "is a base model" in await refusal("revise", **renamed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed: make inference"
+)
+async def test_the_real_sidecar_answers_with_the_stack(genomes: Call, own_home: Path) -> None:
+    await genomes("revise", kind="genome", name="ahab", instructions="",
+                  layers=[{"layer": "facts"}, {"layer": "tone"}])  # fmt: skip
+    known = json.loads((FOLDER / "facts.rehearsal.json").read_text(encoding="utf-8"))
+    prompt = known["prompts"][0]
+    try:
+        said = await genomes("compare", genomes=["ahab", "clerk", "tiny"], prompt=prompt)
+    finally:
+        running = find_sidecar(own_home)
+        if running is not None:
+            os.kill(running.pid, signal.SIGTERM)
+    ahab, clerk, tiny = (row["text"] for row in said["answers"])
+    assert tiny == "I do not know."
+    assert clerk.rstrip(".") in ahab
+    assert ahab.endswith("Arr!")

@@ -19,6 +19,7 @@ from arsenale_inference.engine.costs import Way
 from arsenale_inference.engine.engine import Engine, Stack
 from arsenale_inference.engine.layers import Pair
 from arsenale_inference.engine.llama import Floats, Integers
+from arsenale_inference.engine.python_compose import PythonComposer
 from arsenale_inference.engine.testing import LAYERS, TINY, Lab, random_layer
 
 CLOSE = 1e-5
@@ -176,6 +177,28 @@ def test_a_graph_that_is_not_as_recorded_is_run_in_another_way(lab: Lab) -> None
         assert np.abs(got - expected).max() < CLOSE
         assert mixed._ways == ways
     mixed._composer = composer
+
+
+def test_threads_that_share_the_work_change_nothing(lab: Lab) -> None:
+    alone, shared = lab.engine(), lab.engine(threads=2)
+    for stack in STACKS:
+        expected = prompt_logits(alone, stack, Way.ADD)
+        assert np.abs(prompt_logits(shared, stack, Way.ADD) - expected).max() < CLOSE
+
+
+def test_a_callback_that_fails_costs_the_step_not_the_process(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = lab.engine("python")
+    expected = prompt_logits(mixed, STACKS[3], Way.GROUPS)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(PythonComposer, "_add", broken)
+    assert np.abs(prompt_logits(mixed, STACKS[3], Way.ADD) - expected).max() < CLOSE
+    assert "ZeroDivisionError" in caplog.text
+    assert mixed.describe().ways == (Way.NATIVE, Way.GROUPS)
 
 
 def test_a_layer_in_8_bits_is_near(lab: Lab) -> None:

@@ -159,6 +159,9 @@ def test_stacks_must_fit_the_rows(lab: Lab) -> None:
         engine.decode(rows, [()])
     with pytest.raises(InvalidError, match="each sequence one stack"):
         engine.decode(rows, STACKS[:2], way=Way.GROUPS)
+    for weight in (float("nan"), float("inf")):
+        with pytest.raises(InvalidError, match="give a number"):
+            engine.decode(rows, [(("ops", weight),)] * 2)
 
 
 def test_layers_are_known_by_name(lab: Lab) -> None:

@@ -183,7 +183,7 @@ async def test_an_assistant_reads_and_writes_within_its_folders_only(
     secret = tmp_path / "secret.md"
     secret.write_text("the secret", encoding="utf-8")
     assert "may not be used" in await refusal(
-        "exchange_memories", action="import", format="markdown", path=str(secret)
+        "maintain", action="import", format="markdown", path=str(secret)
     )
     exports = services.exchange.home / "exports"
     exports.mkdir(parents=True)
@@ -191,16 +191,16 @@ async def test_an_assistant_reads_and_writes_within_its_folders_only(
     (exports / "way").symlink_to(tmp_path)
     for path in ("link.md", "way/secret.md", "../../secret.md"):
         assert "may not be used" in await refusal(
-            "exchange_memories", action="import", format="markdown", path=str(exports / path)
+            "maintain", action="import", format="markdown", path=str(exports / path)
         )
     assert "may not be used" in await refusal(
-        "exchange_memories", action="export", path=str(tmp_path / "out.jsonl")
+        "maintain", action="export", path=str(tmp_path / "out.jsonl")
     )
     os.mkfifo(exports / "pipe.md")
     (exports / "bad.md").write_bytes(b"\xff\xfe")
     (exports / "good.md").write_text("a good note", encoding="utf-8")
-    done = await call("exchange_memories", action="import", format="markdown", path=str(exports))
-    assert done["memories"] == 1
-    assert {line.split(":")[0] for line in done["failed"]} == {"pipe.md", "bad.md"}
-    out = await call("exchange_memories", action="export")
-    assert Path(out["path"]).is_relative_to(exports)
+    done = await call("maintain", action="import", format="markdown", path=str(exports))
+    assert done["moved"]["memories"] == 1
+    assert {line.split(":")[0] for line in done["moved"]["failed"]} == {"pipe.md", "bad.md"}
+    out = await call("maintain", action="export")
+    assert Path(out["moved"]["path"]).is_relative_to(exports)

@@ -9,7 +9,7 @@
 // Recording finds the weights ("sites"), which of them see output rows only, and which may wait: of two products with
 // the same x, where nothing reads the first before the second is there, one stop of the graph serves both.
 //
-// cc -O3 -march=native -ffast-math -shared -fPIC -I<llama_cpp's include folder> compose.c
+// cc -O3 -march=native -ffast-math -fopenmp -shared -fPIC -I<llama_cpp's include folder> compose.c
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -188,8 +188,10 @@ typedef struct compose {
     int32_t waiting_site[WAITING], n_waiting;
     const struct ggml_tensor * open[WAITING];  // while recording: products not read yet
     int32_t open_site, n_open;
+    struct job * jobs;  // [(WAITING + 1) * n_slots]
+    int32_t n_jobs, threads;
     float * scratch;
-    size_t n_scratch;
+    size_t n_scratch, n_u;
     host_fn is_host;
     get_fn get;
     set_fn set;
@@ -204,7 +206,7 @@ compose * compose_new(void * is_host, void * get, void * set) {
     h->is_host = (host_fn) is_host;
     h->get = (get_fn) get;
     h->set = (set_fn) set;
-    h->merge = true;
+    h->merge = true, h->threads = 1;
     return h;
 }
 
@@ -220,7 +222,7 @@ void compose_free(compose * h) {
     drop_users(h->all, h->n_slots);
     drop_users(h->out, h->n_slots);
     free(h->sites), free(h->layers), free(h->used), free(h->weights), free(h->weights_out), free(h->scratch);
-    free(h);
+    free(h->jobs), free(h);
 }
 
 static void forget(compose * h) {
@@ -321,52 +323,90 @@ static float * scratch(compose * h, size_t n) {
     return h->scratch;
 }
 
-// u[k][r] = scale[r] * weight[k] * A[r] . x[k]
-INLINE void shrink(const pair p, int64_t n, const struct ggml_tensor * x, const users * g, float * u, int size) {
+// One layer on one product; jobs of a product stand together.
+typedef struct job {
+    pair p;
+    const site * s;
+    const struct ggml_tensor * t;
+    const users * g;
+    size_t u;  // where its u[k][rank] begins in the scratch
+} job;
+
+// u[k][r] = scale[r] * weight[k] * A[r] . x[k] for r in [from, to)
+INLINE void shrink(const job * j, float * u, int from, int to, int size) {
+    const int64_t n = j->s->n_in;
+    const int rank = j->p.rank;
+    const float * weight = j->g->weight, * scale = j->p.scale;
+    const char * a = j->p.a;
     int k = 0;
-    for (; k + TILE <= g->n; k += TILE) {
-        const float * v[TILE];
-        for (int j = 0; j < TILE; j++) v[j] = row_of(x, g->token[k + j]);
-        float * to = u + (size_t) k * p.rank;
-        int r = 0;
-        for (; r + TILE <= p.rank; r += TILE)
-            dots((const char *) p.a + r * n * size, size, n, v, g->weight + k, p.scale + r, TILE, TILE, to + r, p.rank);
-        for (; r < p.rank; r++)
-            dots((const char *) p.a + r * n * size, size, n, v, g->weight + k, p.scale + r, 1, TILE, to + r, p.rank);
+    for (; k + TILE <= j->g->n; k += TILE, u += TILE * rank) {
+        const float * x[TILE];
+        for (int i = 0; i < TILE; i++) x[i] = row_of(j->t->src[1], j->g->token[k + i]);
+        int r = from;
+        for (; r + TILE <= to; r += TILE)
+            dots(a + r * n * size, size, n, x, weight + k, scale + r, TILE, TILE, u + r, rank);
+        for (; r < to; r++) dots(a + r * n * size, size, n, x, weight + k, scale + r, 1, TILE, u + r, rank);
     }
-    for (; k < g->n; k++) {
-        const float * v = row_of(x, g->token[k]);
-        for (int r = 0; r < p.rank; r++)
-            u[k * p.rank + r] = p.scale[r] * g->weight[k] * dot((const char *) p.a + r * n * size, size, n, v);
+    for (; k < j->g->n; k++, u += rank) {
+        const float * x = row_of(j->t->src[1], j->g->token[k]);
+        for (int r = from; r < to; r++) u[r] = scale[r] * weight[k] * dot(a + r * n * size, size, n, x);
     }
 }
 
-// y[k] += B u[k]; the columns past the last whole block go through a copy
-INLINE void grow(const pair p, int64_t n, const struct ggml_tensor * y, const users * g, const float * u, int size) {
-    for (int64_t c = 0; c < n; c += BLOCK) {
-        const void * b = (const char *) p.b + c * p.rank * size;
+// y[k] += B u[k] in the blocks [from, to); the columns past the last whole block go through a copy
+INLINE void grow(const job * j, const float * u, int64_t from, int64_t to, int size) {
+    const int rank = j->p.rank;
+    const int64_t n = j->s->n_out;
+    for (int64_t c = from * BLOCK; c < n && c < to * BLOCK; c += BLOCK) {
+        const char * b = (const char *) j->p.b + c * rank * size;
         const size_t rest = (size_t) (n - c < BLOCK ? n - c : BLOCK) * sizeof(float);
-        for (int k = 0; k < g->n;) {
-            float * to[TILE], copy[BLOCK];
-            const int tokens = g->n - k >= TILE && rest == sizeof copy ? TILE : 1;
-            for (int j = 0; j < tokens; j++) to[j] = row_of(y, g->token[k + j]) + c;
-            float * const place = to[0];
-            if (rest < sizeof copy) memset(copy, 0, sizeof copy), memcpy(copy, place, rest), to[0] = copy;
-            if (tokens == TILE) spread(b, size, p.rank, u + (size_t) k * p.rank, to, TILE);
-            else spread(b, size, p.rank, u + (size_t) k * p.rank, to, 1);
+        for (int k = 0; k < j->g->n;) {
+            float * y[TILE], copy[BLOCK];
+            const int tokens = j->g->n - k >= TILE && rest == sizeof copy ? TILE : 1;
+            for (int i = 0; i < tokens; i++) y[i] = row_of(j->t, j->g->token[k + i]) + c;
+            float * const place = y[0];
+            if (rest < sizeof copy) memset(copy, 0, sizeof copy), memcpy(copy, place, rest), y[0] = copy;
+            if (tokens == TILE) spread(b, size, rank, u + (size_t) k * rank, y, TILE);
+            else spread(b, size, rank, u + (size_t) k * rank, y, 1);
             if (rest < sizeof copy) memcpy(place, copy, rest);
             k += tokens;
         }
     }
 }
 
-static void add_pair(compose * h, const pair p, const site * s, const struct ggml_tensor * t, const users * g) {
-    float * u = scratch(h, (size_t) g->n * (size_t) p.rank);
+// The sizes are constants, so that each becomes a loop of its own.
+static void shrink_part(const job * j, float * u, int part, int parts) {
+    const int from = j->p.rank * part / parts, to = j->p.rank * (part + 1) / parts;
+    if (j->p.size == 1) shrink(j, u + j->u, from, to, 1);
+    else if (j->p.size == 2) shrink(j, u + j->u, from, to, 2);
+    else shrink(j, u + j->u, from, to, 4);
+}
+
+static void grow_part(const job * j, const float * u, int part, int parts) {
+    const int64_t blocks = (j->s->n_out + BLOCK - 1) / BLOCK;
+    const int64_t from = blocks * part / parts, to = blocks * (part + 1) / parts;
+    if (j->p.size == 1) grow(j, u + j->u, from, to, 1);
+    else if (j->p.size == 2) grow(j, u + j->u, from, to, 2);
+    else grow(j, u + j->u, from, to, 4);
+}
+
+// Threads share the rows of A, then the columns of B: no two write to one place, and each sum has one order.
+static void run(compose * h) {
+    const int parts = h->threads;
+    float * u = scratch(h, h->n_u);
     if (!u) return;
-    // Constants, so that each becomes a loop of its own.
-    if (p.size == 1) shrink(p, s->n_in, t->src[1], g, u, 1), grow(p, s->n_out, t, g, u, 1);
-    else if (p.size == 2) shrink(p, s->n_in, t->src[1], g, u, 2), grow(p, s->n_out, t, g, u, 2);
-    else shrink(p, s->n_in, t->src[1], g, u, 4), grow(p, s->n_out, t, g, u, 4);
+    if (parts == 1) {
+        for (int w = 0; w < h->n_jobs; w++) shrink_part(&h->jobs[w], u, 0, 1), grow_part(&h->jobs[w], u, 0, 1);
+        return;
+    }
+#pragma omp parallel num_threads(parts)
+    {
+#pragma omp for schedule(static)
+        for (int w = 0; w < h->n_jobs * parts; w++) shrink_part(&h->jobs[w / parts], u, w % parts, parts);
+#pragma omp for schedule(static)
+        for (int part = 0; part < parts; part++)
+            for (int w = 0; w < h->n_jobs; w++) grow_part(&h->jobs[w], u, part, parts);
+    }
 }
 
 static bool as_recorded(const compose * h, const site * s, const struct ggml_tensor * t) {
@@ -376,7 +416,8 @@ static bool as_recorded(const compose * h, const site * s, const struct ggml_ten
            t->ne[1] == (s->gathered ? h->n_outputs : h->n_tokens);
 }
 
-static void add(compose * h, int32_t i, const struct ggml_tensor * t) {
+// Take up what the layers of this step do to a product.
+static void collect(compose * h, int32_t i, const struct ggml_tensor * t) {
     const site * s = &h->sites[i];
     if (!s->touched) return;
     if (!as_recorded(h, s, t)) { h->fault = FAULT_ROWS; return; }
@@ -384,7 +425,9 @@ static void add(compose * h, int32_t i, const struct ggml_tensor * t) {
         const int32_t slot = h->used[k];
         const users * g = s->gathered ? &h->out[slot] : &h->all[slot];
         const pair p = h->layers[slot][i];
-        if (p.rank && g->n) add_pair(h, p, s, t, g);
+        if (!p.rank || !g->n) continue;
+        h->jobs[h->n_jobs++] = (job) {p, s, t, g, h->n_u};
+        h->n_u += (size_t) g->n * (size_t) p.rank;
     }
 }
 
@@ -400,12 +443,14 @@ static bool ask_add(compose * h, struct ggml_tensor * t) {
 }
 
 static void stop_add(compose * h, struct ggml_tensor * t) {
+    h->n_jobs = 0, h->n_u = 0;
     for (int32_t k = 0; k < h->n_waiting; k++) {
         if (h->waiting[k]->src[1] != t->src[1]) h->fault = FAULT_ORDER;
-        else add(h, h->waiting_site[k], h->waiting[k]);
+        else collect(h, h->waiting_site[k], h->waiting[k]);
     }
     h->n_waiting = 0;
-    add(h, find(h, t->src[0]), t);
+    collect(h, find(h, t->src[0]), t);
+    run(h);
 }
 
 // ---------------------------------------------------------------- masking
@@ -472,7 +517,9 @@ static int32_t more_slots(compose * h, int32_t n) {
     if (all) h->all = all;
     users * out = realloc(h->out, (size_t) n * sizeof *out);
     if (out) h->out = out;
-    if (!layers || !used || !all || !out) return 0;
+    job * jobs = realloc(h->jobs, (size_t) (WAITING + 1) * (size_t) n * sizeof *jobs);
+    if (jobs) h->jobs = jobs;
+    if (!layers || !used || !all || !out || !jobs) return 0;
     for (; h->n_slots < n; h->n_slots++) {
         layers[h->n_slots] = NULL;
         all[h->n_slots] = out[h->n_slots] = (users) {0};
@@ -577,4 +624,5 @@ int32_t compose_end(compose * h) {
 }
 
 void compose_merge(compose * h, int32_t on) { h->merge = on; }
+void compose_threads(compose * h, int32_t n) { h->threads = n > 1 ? n : 1; }
 void compose_counts(const compose * h, int64_t * asked, int64_t * stops) { *asked = h->asked, *stops = h->stops; }

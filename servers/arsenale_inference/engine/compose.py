@@ -30,6 +30,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "compose_begin": (_I, [_P, _I, _L, _I, _P, _L, _P]),
     "compose_end": (_I, [_P]),
     "compose_merge": (None, [_P, _I]),
+    "compose_threads": (None, [_P, _I]),
     "compose_counts": (None, [_P, _P, _P]),
 }
 
@@ -39,8 +40,8 @@ class CComposer:
 
     name = "c"
 
-    def __init__(self, library: Path) -> None:
-        """Load the compiled `compose.c`.
+    def __init__(self, library: Path, *, threads: int = 1) -> None:
+        """Load the compiled `compose.c`; THREADS share the work, those of llama.cpp where it can.
 
         Raises:
             UnavailableError: It cannot be loaded, or there is no memory.
@@ -55,6 +56,7 @@ class CComposer:
         if not handle:
             raise UnavailableError("no memory for layers", hint="end another model, then try again")
         self._handle: int = handle
+        self._calls.compose_threads(handle, threads)
         self._block = int(self._calls.compose_block())
         self.halves = bool(self._calls.compose_halves())
         self._packed: dict[int, list[Packed | None]] = {}
@@ -121,8 +123,10 @@ class CComposer:
 
     def begin(self, step: Step) -> None:
         """Prepare the callback for a decode; the arrays are copied."""
-        missing = max(self._width - step.weights.shape[1], 0)
-        weights = np.ascontiguousarray(np.pad(step.weights, ((0, 0), (0, missing))), np.float32)
+        weights = np.ascontiguousarray(step.weights, np.float32)
+        missing = self._width - weights.shape[1]
+        if missing > 0:
+            weights = np.pad(weights, ((0, 0), (0, missing)))
         outputs = np.ascontiguousarray(step.outputs, np.int32)
         n, slots = weights.shape
         _made(

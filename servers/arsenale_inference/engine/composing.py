@@ -32,6 +32,8 @@ class Fault(IntEnum):
     """The graph read a product before its layers were added."""
 
     MEMORY = 3
+    CRASH = 4
+    """The callback raised; the log has its traceback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The engine of one model: steps whose rows carry different stacks of LoRA layers."""
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ Stack: TypeAlias = tuple[tuple[str, float], ...]
 """Layers by name, each with its weight; a name twice counts with the sum. `()` is the base."""
 
 Slots: TypeAlias = tuple[tuple[int, float], ...]
+
+MAX_RESOLVED = 1024
+"""Stacks that are remembered; users may ask for any weight."""
 
 log = logging.getLogger(__name__)
 
@@ -81,18 +85,17 @@ class _Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
+    """What the stacks of a step come to; steps of a generation share it."""
+
+    stacks: tuple[Stack, ...]
     genomes: tuple[Slots, ...]
     index: Integers
     """Shape `(n,)`: each row's genome."""
 
-    outputs: Integers
+    weights: Floats
+    """Shape `(n, slots)`."""
 
-    def weights(self, slots: int) -> Floats:
-        table = np.zeros((len(self.genomes), slots), np.float32)
-        for row, genome in zip(table, self.genomes, strict=True):
-            for slot, weight in genome:
-                row[slot] = weight
-        return table[self.index]
+    load: Load
 
 
 class Engine:
@@ -107,6 +110,7 @@ class Engine:
         self._adapters = Adapters(model, Path(self._room.name))
         self._slots: list[_Loaded | None] = []
         self._resolved: dict[Stack, Slots] = {}
+        self._last: _Plan | None = None
         self._set: Slots = ()
         self._steps = dict.fromkeys(Way, 0)
         self._chooser = Chooser(Costs())
@@ -206,6 +210,7 @@ class Engine:
         else:
             self._slots[slot] = loaded
         self._resolved.clear()
+        self._last = None
         self._unfuse()
 
     def drop_layer(self, name: str) -> None:
@@ -220,6 +225,7 @@ class Engine:
         self._adapters.drop(slot)
         self._slots[slot] = None
         self._resolved.clear()
+        self._last = None
         self._unfuse()
         if self._composer is not None:
             self._composer.drop_layer(slot)
@@ -258,14 +264,17 @@ class Engine:
         Args:
             rows: The tokens.
             stacks: One a row.
-            way: How; by default the one that costs least.
+            way: How, where this model allows it; by default the one that costs least.
 
         Raises:
-            InvalidError: llama.cpp refuses the rows; nothing was kept of the step.
+            InvalidError: llama.cpp refuses the rows, or a weight is not finite; nothing was kept.
             NotFoundError: A stack names an unknown layer.
         """
-        plan = self._plan(rows, stacks)
-        chosen = way or self._chooser.choose(self._load(plan), self._ways)
+        plan = self._plan(rows, tuple(stacks))
+        load = replace(plan.load, set_for=self._set_for(plan))
+        chosen = way or self._chooser.choose(load, self._ways)
+        if chosen in (Way.ADD, Way.MASK) and not (chosen in self._ways and any(self._slots)):
+            chosen = Way.GROUPS
         self._steps[chosen] += 1
         return self._run(chosen, rows, plan)
 
@@ -275,37 +284,50 @@ class Engine:
                 return self._groups(rows, plan)
             case Way.ADD:
                 self._apply(())
-                done = self._composed(Mode.ADD, rows, plan.weights(len(self._slots)))
+                done = self._composed(Mode.ADD, rows, plan.weights)
             case Way.MASK:
                 self._fuse()
-                done = self._composed(Mode.MASK, rows, plan.weights(len(self._slots)))
+                done = self._composed(Mode.MASK, rows, plan.weights)
             case _:
                 assert_never(way)
         return done if not isinstance(done, Fault) else self._otherwise(done, rows, plan)
 
-    def _plan(self, rows: Rows, stacks: Sequence[Stack]) -> _Plan:
+    def _plan(self, rows: Rows, stacks: tuple[Stack, ...]) -> _Plan:
         if len(stacks) != len(rows):
             raise InvalidError(
                 f"{len(stacks)} stacks for {len(rows)} rows", hint="give each row its stack"
             )
         if not stacks:
-            raise InvalidError(
-                "a step of no rows", hint=f"send 1 to {self.context.options.batch} rows"
-            )
+            raise InvalidError("a step of no rows", hint="send at least one")
+        if self._last is None or self._last.stacks != stacks:
+            self._last = self._planned(stacks)
+        return self._last
+
+    def _planned(self, stacks: tuple[Stack, ...]) -> _Plan:
         genomes: dict[Slots, int] = {}
         numbers = {
             stack: genomes.setdefault(self._resolve(stack), len(genomes))
             for stack in dict.fromkeys(stacks)
         }
         index = np.fromiter((numbers[stack] for stack in stacks), np.int32, len(stacks))
-        return _Plan(genomes=tuple(genomes), index=index, outputs=self._outputs(rows))
+        table = np.zeros((len(genomes), len(self._slots)), np.float32)
+        for row, genome in zip(table, genomes, strict=True):
+            for slot, weight in genome:
+                row[slot] = weight
+        found = tuple(genomes)
+        return _Plan(stacks=stacks, genomes=found, index=index, weights=table[index],
+                     load=self._load(found, index))  # fmt: skip
 
     def _resolve(self, stack: Stack) -> Slots:
         if stack not in self._resolved:
             weights: dict[int, float] = {}
             for name, weight in stack:
+                if not math.isfinite(weight):
+                    raise InvalidError(f"layer {name} with weight {weight}", hint="give a number")
                 slot = self._known(name)
                 weights[slot] = weights.get(slot, 0.0) + float(weight)
+            if len(self._resolved) >= MAX_RESOLVED:
+                self._resolved.clear()
             self._resolved[stack] = tuple(sorted((s, w) for s, w in weights.items() if w != 0.0))
         return self._resolved[stack]
 
@@ -313,18 +335,16 @@ class Engine:
         pools = self.options.context.pooling is not None  # then llama.cpp wants all rows
         return np.flatnonzero(rows.wants | pools).astype(np.int32)
 
-    def _load(self, plan: _Plan) -> Load:
+    def _load(self, genomes: tuple[Slots, ...], index: Integers) -> Load:
         values = [held.values if held else 0 for held in self._slots]
-        counts = np.bincount(plan.index, minlength=len(plan.genomes))
-        genomes = tuple(
+        counts = np.bincount(index, minlength=len(genomes))
+        loads = tuple(
             Genome(int(n), tuple(values[slot] for slot, _ in genome))
-            for n, genome in zip(counts, plan.genomes, strict=True)
+            for n, genome in zip(counts, genomes, strict=True)
         )
-        used = {slot for genome in plan.genomes for slot, _ in genome}
-        return Load(
-            genomes=genomes, distinct=sum(values[slot] for slot in used), fused=sum(values),
-            set_for=self._set_for(plan),
-        )  # fmt: skip
+        used = {slot for genome in genomes for slot, _ in genome}
+        distinct = sum(values[slot] for slot in used)
+        return Load(genomes=loads, distinct=distinct, fused=sum(values))
 
     def _set_for(self, plan: _Plan) -> Way | None:
         if not self._set:
@@ -349,7 +369,7 @@ class Engine:
         if fault is Fault.ORDER:
             log.warning("the graph is not as recorded: layers are added one weight at a time")
             self._composer.merge(False)
-            done = self._composed(Mode.ADD, rows, plan.weights(len(self._slots)))
+            done = self._composed(Mode.ADD, rows, plan.weights)
             if not isinstance(done, Fault):
                 return done
             self._take_back(rows)
@@ -446,7 +466,8 @@ def _composer(options: EngineOptions) -> tuple[Composer | None, str]:
     reason = "no folder for the compiled helper was given"
     if options.build_folder is not None:
         try:
-            return CComposer(building.library(options.build_folder)), ""
+            library = building.library(options.build_folder)
+            return CComposer(library, threads=options.context.threads), ""
         except UnavailableError as exc:
             reason = str(exc)
             log.warning("layers are added by numpy: %s", reason)

@@ -3,6 +3,7 @@
 llama.cpp calls Python at each node of the graph, about 1 µs, also in steps without layers.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from arsenale_inference.engine.llama import Floats, Integers
 from arsenale_inference.engine.tensors import NE
 
 TAIL = ".lora_a"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,15 @@ class PythonComposer:
         self._layers.clear()
 
     def _called(self, tensor: int, ask: bool, _data: int | None) -> bool:
+        """Answer llama.cpp, through which no exception may go."""
+        try:
+            return self._answer(tensor, ask)
+        except Exception:  # the edge of Python
+            log.exception("adding a layer failed")
+            self._fault = Fault.CRASH
+            return not ask
+
+    def _answer(self, tensor: int, ask: bool) -> bool:
         if self._mode is Mode.IDLE or tensors.operation(tensor) != self._product:
             return not ask
         if self._mode is Mode.RECORD:

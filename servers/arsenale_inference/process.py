@@ -1,0 +1,106 @@
+"""A model worker as the sidecar sees it: started, asked, heard, ended."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+from anyio.abc import Process
+
+from arsenale_core import logs
+from arsenale_core.errors import UnavailableError
+from arsenale_inference.messages import Event, Failed, Ready, Request, decode, encode, error_of
+
+LOAD_S = 600.0
+"""A large model comes from a slow disk, and layers are measured once."""
+
+LINE_BYTES = 1 << 20
+
+
+class WorkerProcess:
+    """One process; what it says goes to `hear`, in order, until it ends."""
+
+    def __init__(self, options: dict[str, Any], err_file: Path) -> None:
+        self._options, self._err_file = options, err_file
+        self._process: Process | None = None
+        self._buffer = b""
+        self._writing = anyio.Lock()
+        self._log = logs.get("arsenale.inference")
+
+    @property
+    def pid(self) -> int | None:
+        """Return its process id while it runs."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> Ready:
+        """Start it and wait until its model is loaded.
+
+        Raises:
+            InvalidError: The model cannot be loaded.
+            UnavailableError: It does not start.
+        """
+        self._err_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        command = [sys.executable, "-P", "-m", "arsenale_inference.worker"]
+        with self._err_file.open("ab") as err:
+            self._process = await anyio.open_process(
+                [*command, orjson.dumps(self._options).decode()], stderr=err
+            )
+        try:
+            with anyio.fail_after(LOAD_S):
+                event = await self._event()
+        except (TimeoutError, anyio.EndOfStream) as exc:
+            await self.end()
+            raise UnavailableError(
+                "the model worker does not start", hint=f"see {self._err_file}"
+            ) from exc
+        if isinstance(event, Failed):
+            await self.end()
+            raise error_of(event)
+        assert isinstance(event, Ready)
+        return event
+
+    async def hear(self, heard: Callable[[Event], None]) -> None:
+        """Pass on what it says, until it ends."""
+        try:
+            while True:
+                heard(await self._event())
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return
+        except ValueError as exc:
+            self._log.error("a worker speaks another language", reason=str(exc))
+
+    async def send(self, request: Request) -> None:
+        """Hand REQUEST to it; one that is gone says so by ending."""
+        process = self._process
+        if process is None or process.stdin is None:
+            return
+        try:
+            async with self._writing:
+                await process.stdin.send(encode(request))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return
+
+    def kill(self) -> None:
+        """End it at once: it hangs."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def end(self) -> None:
+        """End it and wait until it is gone; it holds nothing that could be lost."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with anyio.CancelScope(shield=True):
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            await process.aclose()
+
+    async def _event(self) -> Event:
+        assert self._process is not None and self._process.stdout is not None
+        while b"\n" not in self._buffer:
+            self._buffer += await self._process.stdout.receive(LINE_BYTES)
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return decode(line)

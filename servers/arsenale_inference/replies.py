@@ -1,0 +1,209 @@
+"""What goes out at `/v1`: OpenAI's objects. Pure."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from arsenale_inference.messages import Finish, Finished, Piece, Started
+from arsenale_inference.tool_calls import ToolCall, found_in
+
+REASONS: Mapping[Finish, str] = {
+    "stop": "stop", "length": "length", "cancelled": "stop", "deadline": "length",
+}  # fmt: skip
+"""OpenAI's `finish_reason`; what ran out of time is cut off like what ran out of tokens."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Choice:
+    """One answer as it comes in."""
+
+    text: list[str] = field(default_factory=lambda: list[str]())
+    logprobs: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+    finished: Finished | None = None
+
+    def add(self, told: Started | Piece | Finished) -> None:
+        """Take in what was said."""
+        if isinstance(told, Piece):
+            self.text.append(told.text)
+            self.logprobs += told.logprobs
+        elif isinstance(told, Finished):
+            self.finished = told
+
+    @property
+    def reason(self) -> str:
+        """Return why it ended."""
+        return REASONS[self.finished.reason] if self.finished else "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The head that all objects of one request share.
+
+    Attributes:
+        kind: Whether it answers a chat or a completion.
+        tools: The functions that may be called.
+    """
+
+    id: str
+    model: str
+    created: int
+    kind: Literal["chat", "text"]
+    tools: frozenset[str] = frozenset()
+
+    def _object(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id, "object": name, "created": self.created, "model": self.model,
+            "choices": choices,
+        }  # fmt: skip
+
+    def whole(self, choices: Sequence[Choice], echoes: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the answer that is not streamed; ECHOES go before the texts."""
+        name = "chat.completion" if self.kind == "chat" else "text_completion"
+        shown = [self._choice(i, choice, echoes) for i, choice in enumerate(choices)]
+        return self._object(name, shown) | {"usage": usage(choices)}
+
+    def _choice(self, index: int, choice: Choice, echoes: Sequence[str]) -> dict[str, Any]:
+        text = "".join(choice.text)
+        if self.kind == "text":
+            echo = echoes[index] if echoes else ""
+            return {
+                "index": index, "text": echo + text, "finish_reason": choice.reason,
+                "logprobs": _text_logprobs(choice.logprobs),
+            }  # fmt: skip
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        reason = choice.reason
+        if self.tools:
+            rest, calls = found_in(text, self.tools)
+            if calls:
+                message |= {"content": rest or None, "tool_calls": _calls(self.id, calls)}
+                reason = "tool_calls"
+        return {
+            "index": index, "message": message, "finish_reason": reason,
+            "logprobs": _chat_logprobs(choice.logprobs),
+        }  # fmt: skip
+
+    def first(self, index: int) -> dict[str, Any]:
+        """Return the chunk that begins a choice of a chat."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def piece(self, index: int, piece: Piece) -> dict[str, Any]:
+        """Return the chunk of PIECE."""
+        if self.kind == "chat":
+            return self._chunk(index, {"content": piece.text}, logprobs=piece.logprobs)
+        return self._chunk(index, {}, text=piece.text, logprobs=piece.logprobs)
+
+    def calls(self, index: int, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        """Return the chunk of tool calls."""
+        numbered = [{"index": n} | call for n, call in enumerate(_calls(self.id, calls))]
+        return self._chunk(index, {"tool_calls": numbered})
+
+    def last(self, index: int, reason: str) -> dict[str, Any]:
+        """Return the chunk that ends a choice."""
+        return self._chunk(index, {}, reason=reason)
+
+    def usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Return the chunk that ends a stream with its usage."""
+        return self._object(self._chunk_name, []) | {"usage": usage(choices)}
+
+    @property
+    def _chunk_name(self) -> str:
+        return "chat.completion.chunk" if self.kind == "chat" else "text_completion"
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        text: str = "",
+        logprobs: Sequence[dict[str, Any]] = (),
+        reason: str | None = None,
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {"index": index, "finish_reason": reason}
+        if self.kind == "chat":
+            body |= {"delta": delta, "logprobs": _chat_logprobs(logprobs)}
+        else:
+            body |= {"text": text, "logprobs": _text_logprobs(logprobs)}
+        return self._object(self._chunk_name, [body])
+
+
+def usage(choices: Sequence[Choice]) -> dict[str, Any]:
+    """Return the tokens of CHOICES of one prompt each; `cached_tokens` were not computed anew."""
+    done = [choice.finished for choice in choices if choice.finished is not None]
+    prompt = sum(each.prompt_tokens for each in done)
+    answered = sum(each.completion_tokens for each in done)
+    return {
+        "prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered,
+        "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in done)},
+    }  # fmt: skip
+
+
+def models(names: Iterable[tuple[str, str]], created: int) -> dict[str, Any]:
+    """Return the list of models; NAMES are (name, `base` or `genome`)."""
+    return {"object": "list", "data": [model(name, kind, created) for name, kind in names]}
+
+
+def model(name: str, kind: str, created: int) -> dict[str, Any]:
+    """Return one model of the list."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "local", "kind": kind}
+
+
+def embeddings(
+    model: str, vectors: Sequence[Sequence[float]], tokens: int, *, as_base64: bool
+) -> dict[str, Any]:
+    """Return the embeddings of a request; base64 is of little-endian float32."""
+    data = [
+        {"object": "embedding", "index": i, "embedding": _packed(v) if as_base64 else list(v)}
+        for i, v in enumerate(vectors)
+    ]
+    return {
+        "object": "list", "data": data, "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }  # fmt: skip
+
+
+def error(message: str, *, kind: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+    """Return an error as OpenAI's clients understand it."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _packed(vector: Sequence[float]) -> str:
+    return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode("ascii")
+
+
+def _calls(id: str, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"call_{id[-12:]}_{n}", "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for n, call in enumerate(calls)
+    ]  # fmt: skip
+
+
+def _chat_logprobs(shown: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    if not shown:
+        return None
+    return {"content": [_without_id(each) for each in shown], "refusal": None}
+
+
+def _without_id(shown: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in shown.items() if name != "id"}
+    if "top_logprobs" in kept:
+        kept["top_logprobs"] = [_without_id(each) for each in kept["top_logprobs"]]
+    return kept
+
+
+def _text_logprobs(shown: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    if not shown:
+        return None
+    return {
+        "tokens": [each["token"] for each in shown],
+        "token_logprobs": [each["logprob"] for each in shown],
+        "top_logprobs": [
+            {top["token"]: top["logprob"] for top in each["top_logprobs"]} for each in shown
+        ],
+        "text_offset": [],
+    }
