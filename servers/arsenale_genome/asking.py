@@ -123,10 +123,10 @@ class Asking:
                     f"the file of layer {placed.layer!r} is not here",
                     hint="import it again by `add_layer`, or take it out by `revise`",
                 )
+            name = f"{here[placed.sha256].name}@{placed.sha256[:12]}"
             found.append(
-                {"name": f"{here[placed.sha256].name}@{placed.sha256[:12]}", "path": str(path), "sha256": placed.sha256,
-                 "weight": placed.weight}
-            )  # fmt: skip
+                {"name": name, "path": str(path), "sha256": placed.sha256, "weight": placed.weight}
+            )
         return found
 
     async def _compared(self, rows: Sequence[AnswerReport]) -> tuple[list[Similarity], str | None]:

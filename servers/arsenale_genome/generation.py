@@ -43,11 +43,12 @@ class Answer:
 
 
 class Sidecar:
-    """Requests to whatever ENDPOINT, which may block, finds; a piece of an answer may take TIMEOUT_S."""
+    """Requests to what ENDPOINT finds, which may block; a piece may take TIMEOUT_S."""
 
     def __init__(self, endpoint: Callable[[], Endpoint], timeout_s: float) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
+        self._finding = anyio.Lock()
         self._clients: dict[bool, httpx2.AsyncClient] = {}
 
     async def aclose(self) -> None:
@@ -97,7 +98,8 @@ class Sidecar:
         )
 
     async def _asked(self, method: str, path: str, body: Mapping[str, Any]) -> "_Request":
-        endpoint = await to_thread.run_sync(self._endpoint, abandon_on_cancel=True)
+        async with self._finding:  # of many who ask at once, one starts a sidecar
+            endpoint = await to_thread.run_sync(self._endpoint, abandon_on_cancel=True)
         return _Request(self._http(endpoint), endpoint, method, path, body)
 
     def _http(self, endpoint: Endpoint) -> "httpx2.AsyncClient":

@@ -2,7 +2,8 @@
 
 import json
 import os
-import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 from anyio import to_thread
 from mcp import Client
 
+from arsenale_core import sidecar as sidecars
 from arsenale_core.config import Settings
 from arsenale_core.errors import InvalidError
-from arsenale_core.sidecar import address as find_sidecar
 from arsenale_genome import endpoint
 from arsenale_inference.tiny.card import FOLDER
 
@@ -137,12 +138,16 @@ async def test_who_leaves_stops_the_model(genomes: Call, sidecar: Any, client: C
         assert await to_thread.run_sync(sidecar.left.wait, 10)
 
 
+def _nothing(name: str) -> None:
+    """Find no package."""
+
+
 async def test_without_a_sidecar_it_says_what_to_do(
     genomes: Call, refusal: Refusal, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"genome": "ahab", "prompt": "Hm"}
     with monkeypatch.context() as without:
-        without.setattr("arsenale_core.sidecar.find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType]
+        without.setattr(sidecars, "find_spec", _nothing)
         assert "the inference engine is not installed" in await refusal("generate", **asked)
     place = own_home / "run" / "inference.json"
     place.parent.mkdir(exist_ok=True)
@@ -191,6 +196,14 @@ async def test_a_genome_does_not_hide_a_base_model(genomes: Call, refusal: Refus
     assert "is a base model" in await refusal("revise", **renamed)
 
 
+def inference(home: Path, word: str) -> None:
+    """Run `arsenale inference WORD`."""
+    code = "from arsenale_daemon.cli import main; main()"
+    command = [sys.executable, "-c", code, "inference", word]
+    environment = {**os.environ, "ARSENALE_HOME": str(home)}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=50)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed: make inference"
@@ -200,12 +213,11 @@ async def test_the_real_sidecar_answers_with_the_stack(genomes: Call, own_home: 
                   layers=[{"layer": "facts"}, {"layer": "tone"}])  # fmt: skip
     known = json.loads((FOLDER / "facts.rehearsal.json").read_text(encoding="utf-8"))
     prompt = known["prompts"][0]
+    await to_thread.run_sync(inference, own_home, "up")
     try:
         said = await genomes("compare", genomes=["ahab", "clerk", "tiny"], prompt=prompt)
     finally:
-        running = find_sidecar(own_home)
-        if running is not None:
-            os.kill(running.pid, signal.SIGTERM)
+        await to_thread.run_sync(inference, own_home, "down")
     ahab, clerk, tiny = (row["text"] for row in said["answers"])
     assert tiny == "I do not know."
     assert clerk.rstrip(".") in ahab
