@@ -1,5 +1,6 @@
 """Files named by their SHA-256: what layers are made of, in the folder that all servers share."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from arsenale_core.errors import InvalidError, UnavailableError
 
 BLOCK = 2**20
 SUFFIX = ".gguf"
+STAGING, OWNER = ".staging-", ".owner"
 
 
 class Artifacts:
@@ -42,13 +44,16 @@ class Artifacts:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._folder))
+            _sweep(self._folder)
+            folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._folder))
+            owner = _owned(folder)
         except OSError as exc:
             raise _full(self._folder, exc) from exc
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            owner.close()
 
     def keep(self, staged: Path, sha: str) -> None:
         """Move STAGED, which has the hash SHA, to its place.
@@ -81,6 +86,26 @@ class Artifacts:
         if found != sha:
             return f"its file {self.path(sha)} is damaged: it has SHA-256 {found}"
         return None
+
+
+def _owned(folder: Path) -> BinaryIO:
+    """Mark FOLDER as ours until the file that is returned is closed, or we end."""
+    fresh = folder / ".owner.new"
+    file = fresh.open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    fresh.replace(folder / OWNER)  # locked before it can be seen
+    return file
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left that were killed while they staged a file."""
+    for owner in folder.glob(f"{STAGING}*/{OWNER}"):
+        try:
+            with owner.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(owner.parent, ignore_errors=True)
+        except OSError:
+            continue  # its owner lives, or has just removed it
 
 
 def copied(source: BinaryIO, target: Path, limit_bytes: int, name: str) -> tuple[str, int]:

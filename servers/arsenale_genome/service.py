@@ -199,7 +199,9 @@ class Genomes:
         if new.layers is not None or not parents:
             return self._placed(db, new.layers or ()), ()
         shas = [placed.sha256 for parent in parents for placed in parent.layers]
-        bred = breeding.breed(parents, new.choices or {}, reading.layers_of(db, shas))
+        here = reading.layers_of(db, shas)
+        called = [_as_called(parent, here) for parent in parents]
+        bred = breeding.breed(called, new.choices or {}, here)
         return bred.layers, bred.choices
 
     def _composed(
@@ -420,6 +422,17 @@ MEND_HINT = "Import the damaged layers again: delete, then `add_layer` or `excha
 def _inherited(asked: str | None, theirs: Sequence[str]) -> str:
     """Return what was ASKED for, else what the first parent that has it has."""
     return asked if asked is not None else next((value for value in theirs if value), "")
+
+
+def _as_called(genome: Genome, here: Mapping[str, Layer]) -> Genome:
+    """Return GENOME with its layers as they are called now; HERE has them by SHA-256."""
+    placed = tuple(
+        replace(each, layer=here[each.sha256].name, trait=here[each.sha256].trait)
+        if each.sha256 in here
+        else each
+        for each in genome.layers
+    )
+    return replace(genome, layers=placed)
 
 
 def _must_not_be_base(db: Connection, name: str) -> None:

@@ -134,6 +134,13 @@ async def test_breeding_through_the_tools_records_parents_and_choices(
     assert {c["layer"]: c["taken_from"] for c in bred_["choices"]} == {
         "facts": ["pirate", "scholar"], "tone": ["pirate"],
     }  # fmt: skip
+    await two_layers("revise", kind="layer", name="facts", new_name="ports")
+    other = await two_layers(
+        "create_genome", name="other", parents=["pirate", "scholar"], choices={"ports": "scholar"}
+    )
+    assert other["layers"][0] | {"size_bytes": 0} == {
+        "layer": "ports", "trait": "domain_expertise", "weight": 0.8, "size_bytes": 0,
+    }  # fmt: skip
     await two_layers("revise", kind="genome", name="pirate", action="delete")
     full = (await two_layers("inspect", name="heir", detail="full"))["genome"]
     assert "    ├── pirate (not here) (generation 0)" in full["lineage"]
