@@ -66,7 +66,8 @@ def test_the_marketplace_offers_the_plugin_of_this_repository() -> None:
 def test_the_plugins_servers_are_ours_and_start_through_the_relay() -> None:
     servers = read(MANIFESTS / "plugin.json")["mcpServers"]
     assert servers == {
-        name: {"command": "arsenale-stdio", "args": [name]} for name in ("memory", "telemetry")
+        name: {"command": "arsenale-stdio", "args": [name]}
+        for name in ("genome", "memory", "telemetry")
     }
 
 
