@@ -39,11 +39,11 @@ class _Gone(Exception):  # no error: nobody is there
 
 
 class LayerFile(BaseModel):
-    """A layer of a genome, with its file."""
+    """A layer of a genome, with its file unless that is registered."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    path: Path
+    path: Path | None = None
     sha256: str | None = None
     weight: float = Field(1.0, ge=0, le=1)
 
@@ -214,11 +214,13 @@ class Api:
     async def put_genome(self, request: Request) -> Response:
         """Register a genome with the files of its layers."""
         name, body = request.path_params["name"], await _body(request, GenomeBody)
-        self._catalogue.resolve(body.base)
+        known = [each.name for each in body.layers if each.path is None]
+        self._catalogue.resolve("+".join([body.base, *known]))
         self._catalogue.put(
             layers={
                 each.name: LayerEntry(path=_file(each.path), sha256=each.sha256)
                 for each in body.layers
+                if each.path is not None
             },
             genomes={
                 name: GenomeEntry(

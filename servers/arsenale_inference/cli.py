@@ -22,7 +22,7 @@ from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
 from arsenale_inference.catalogue import BaseEntry, Catalogue, LayerEntry
 
 app = typer.Typer(help="Local models: start, stop, ask.", no_args_is_help=True)
-models = typer.Typer(help="Models: list, add, remove, install.", no_args_is_help=True)
+models = typer.Typer(help="Models: list, add, remove, install.", invoke_without_command=True)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -160,6 +160,13 @@ def serve() -> None:
 
 
 # ---------------------------------------------------------------- arsenale models
+@models.callback()
+def models_without_command(context: typer.Context) -> None:
+    """Models: list, add, remove, install."""
+    if context.invoked_subcommand is None:
+        list_models()
+
+
 @models.command(name="list")
 def list_models(as_json: Json = False) -> None:
     """List base models, layers, genomes and embedding models."""

@@ -203,8 +203,10 @@ class ReflectReport(Lean):
     question: str
     reflections: list[Reflection]
     missing: list[str] = Field(description="Agents that did not answer, or not so that it counts.")
-    coherence: float = Field(description="0..1: how alike the reflections are.")
-    fracture: float = Field(description="0: agreement, 1: complete disagreement.")
+    coherence: float | None = Field(
+        None, description="0..1: how alike the reflections are; absent for a single one."
+    )
+    fracture: float | None = Field(None, description="0: agreement, 1: complete disagreement.")
     synthesis: str
     memories: int = Field(description="How many memories they were given.")
     model: str

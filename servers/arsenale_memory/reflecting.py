@@ -192,6 +192,7 @@ class Reflecting:
         positions = [view.positions[0] for view in views]
         together = agreement.coherence(_take(iter([own[0] for own in samples]), len(samples)))
         apart = agreement.polarization(positions)
+        several = len(views) > 1
         return ReflectReport(
             question=question,
             missing=[agent for agent in agents if agent not in {view.agent for view in views}],
@@ -203,8 +204,8 @@ class Reflecting:
                 )
                 for view, own, ground in zip(views, samples, grounded, strict=True)
             ],
-            coherence=round(together, 3),
-            fracture=round(agreement.fracture(together, apart), 3),
+            coherence=round(together, 3) if several else None,
+            fracture=round(agreement.fracture(together, apart), 3) if several else None,
             synthesis=synthesis,
             memories=len(known),
             model=model,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,10 @@ START_S = 30.0
 """How long the sidecar may take to listen; models are loaded later, when they are asked for."""
 
 POLL_S = 0.05
+
+ALREADY = 3
+"""The exit code of a sidecar that finds another one running: that one is waited for."""
+
 NOT_INSTALLED = "run `make inference` in a checkout, else `python -m arsenale_inference.installing`"
 
 
@@ -59,7 +62,7 @@ def ensure(home: Path, wait: Callable[[float], None] = time.sleep) -> Address:
         found = address(home)
         if found is not None and _answers(found):
             return found
-        if child.poll() not in (None, 0) and address(home) is None:
+        if _exit_code(child) not in (None, ALREADY):
             break
         wait(POLL_S)
     raise UnavailableError("the inference sidecar does not start", hint=f"see {_err_file(home)}")
@@ -76,11 +79,31 @@ def _err_file(home: Path) -> Path:
     return home / "logs" / "inference.err"
 
 
-def _spawn(home: Path) -> "subprocess.Popen[bytes]":
+def _spawn(home: Path) -> int:
+    """Start the sidecar in a session of its own; return its process id."""
     _err_file(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _err_file(home).open("ab") as err:
-        return subprocess.Popen(  # our own module
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    err = os.open(_err_file(home), flags, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            # -P: the current folder is a project's, and what lies there is not ours to import
             [sys.executable, "-P", "-m", "arsenale_inference"],
-            env=plain_environment(home), stdin=subprocess.DEVNULL, stdout=err, stderr=err,
-            start_new_session=True,
-        )  # fmt: skip
+            plain_environment(home),
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)]
+            + [(os.POSIX_SPAWN_DUP2, err, number) for number in (1, 2)],
+            setsid=True,
+        )
+    finally:
+        os.close(null)
+        os.close(err)
+
+
+def _exit_code(child: int) -> int | None:
+    """Return how CHILD ended; `None` while it runs, and once that was asked."""
+    try:
+        pid, status = os.waitpid(child, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if pid else None

@@ -8,14 +8,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 from mcp import Client, StdioServerParameters
 from rich.console import Console
 from rich.table import Table
 
+from arsenale_core import sidecar
 from arsenale_core.assets import asset_dir
 from arsenale_core.config import child_environment, forget_environment
 from arsenale_core.errors import UnavailableError
@@ -82,11 +85,53 @@ def _run(console: Console, home: Path) -> None:
         answers = anyio.run(_ask, home, len(events))
     console.print("[bold]3[/] All of them are stored. The telemetry server answers over MCP:\n")
     _show(console, answers)
+    _personas(console, home)
     console.print(
         "\nNext: [bold]arsenale init[/] in a project of yours connects your assistant; "
         "[bold]arsenale doctor[/] checks the set-up;\nthe tools are described in "
         "servers/arsenale_telemetry/README.md."
     )
+
+
+PERSONAS = (
+    ("tiny", "the base model"),
+    ("tiny+tiny-facts", "with a layer of facts"),
+    ("tiny+tiny-facts+tiny-tone", "with facts and a tone"),
+)
+PORT_QUESTION = "What is the port of Aldera?"
+
+
+def _personas(console: Console, home: Path) -> None:
+    """Show personas that answer from one base model, where the engine is installed."""
+    if find_spec("llama_cpp") is None:
+        console.print(
+            "\n[bold]4[/] Local personas are left out: their engine is not built yet. "
+            "[bold]make inference[/] builds it\n  (once a machine, about 4 minutes; it takes a C "
+            "compiler), then run this again."
+        )
+        return
+    found = sidecar.ensure(home)
+    try:
+        console.print(f"\n[bold]4[/] {PORT_QUESTION} Three personas, one base model in memory:\n")
+        table = Table("asked for", "what it is", "answer")
+        for model, what in PERSONAS:
+            table.add_row(model, what, _answer(found, model))
+        console.print(table)
+    finally:
+        httpx2.post(f"{found.url}/admin/stop", headers=found.headers)
+
+
+def _answer(found: sidecar.Address, model: str) -> str:
+    body = {
+        "model": model, "temperature": 0, "max_tokens": 40,
+        "messages": [{"role": "user", "content": PORT_QUESTION}],
+    }  # fmt: skip
+    answer = httpx2.post(
+        f"{found.url}/v1/chat/completions", json=body, headers=found.headers, timeout=120
+    )
+    answer.raise_for_status()
+    said: str = answer.json()["choices"][0]["message"]["content"]
+    return said
 
 
 def _play(events: list[str], spool: Path) -> None:

@@ -5,9 +5,14 @@ import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import httpx2
 import pytest
+from anyio import to_thread
 from mcp import StdioServerParameters
+
+from arsenale_core import sidecar
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 RELAY = str(Path(sys.executable).with_name("arsenale-stdio"))
@@ -27,11 +32,25 @@ async def test_an_example_runs(
     path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = load(path).main
-    servers = inspect.signature(main).parameters
-    await main(
-        **{
-            name: StdioServerParameters(command=RELAY, args=[name], env=environment)
-            for name in servers
-        }
-    )
-    assert capsys.readouterr().out
+    needed = inspect.signature(main).parameters
+    if "sidecar" in needed:
+        pytest.importorskip("llama_cpp", reason="no engine: make inference")
+    home = Path(environment["ARSENALE_HOME"])
+    given: dict[str, Any] = {
+        name: await to_thread.run_sync(sidecar.ensure, home)
+        if name == "sidecar"
+        else StdioServerParameters(command=RELAY, args=[name], env=environment)
+        for name in needed
+    }
+    try:
+        await main(**given)
+    finally:
+        if "sidecar" in given:
+            address: sidecar.Address = given["sidecar"]
+            httpx2.post(f"{address.url}/admin/stop", headers=address.headers)
+    said = capsys.readouterr().out
+    assert said
+    if path.stem == "two_personas":
+        assert "tiny: I do not know." in said
+        assert "operator: 7421." in said
+        assert "pirate: 7421. Arr!" in said

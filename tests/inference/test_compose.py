@@ -311,3 +311,8 @@ def test_a_step_that_llama_cpp_cuts_in_parts_is_noticed(lab: Lab) -> None:
                         outputs=np.array([11], np.int32)))  # fmt: skip
     mixed.context.decode(Rows.prompt(PROMPT[:11]))
     assert composer.end() is Fault.ROWS
+
+
+def test_the_compiled_helper_leaves_the_processors_arithmetic_alone(built: Path) -> None:
+    CComposer(building.library(built)).close()
+    assert np.float32(1e-40) * np.float32(1) != 0  # subnormal numbers are still numbers

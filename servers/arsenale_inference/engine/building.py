@@ -17,7 +17,13 @@ from arsenale_inference.engine import llama
 
 SOURCE = Path(__file__).with_name("compose.c")
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC", "-w")
+FLAGS = (
+    "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+    "-fassociative-math", "-ffp-contract=fast", "-shared", "-fPIC", "-w",
+)  # fmt: skip
+"""Sums may be reordered, which vectors need. Not `-ffast-math`: linked into a shared library it
+makes the processor treat subnormal numbers as 0 in whoever loads it (GCC bug 55522)."""
+
 OPENMP = "-fopenmp"
 """Threads share the work; left out where the compiler has no OpenMP."""
 

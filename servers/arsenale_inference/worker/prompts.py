@@ -3,7 +3,7 @@
 import datetime
 import json
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import jinja2.sandbox
@@ -111,6 +111,24 @@ def _now(form: str) -> str:
     return datetime.datetime.now(datetime.UTC).strftime(form)
 
 
+MOST_REPEATS = 512
+"""llama.cpp refuses grammars that repeat a rule more often; longer limits are left out."""
+
+
+def _followable(schema: Any) -> Any:
+    """Return SCHEMA without limits on lengths that a grammar cannot keep."""
+    if isinstance(schema, list):
+        return [_followable(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _followable(value)
+        for key, value in cast("dict[str, Any]", schema).items()
+        if not (key in ("maxLength", "maxItems", "minLength", "minItems")
+                and isinstance(value, int) and value > MOST_REPEATS)
+    }  # fmt: skip
+
+
 def grammar_of(request: Generate) -> str | None:
     """Return the GBNF that the answer to REQUEST follows.
 
@@ -122,7 +140,7 @@ def grammar_of(request: Generate) -> str | None:
     from llama_cpp.llama_grammar import json_schema_to_gbnf  # noqa: PLC0415
 
     try:
-        return json_schema_to_gbnf(json.dumps(request.schema))
+        return json_schema_to_gbnf(json.dumps(_followable(request.schema)))
     except (KeyError, TypeError, ValueError, AssertionError, RecursionError) as exc:
         raise InvalidError(
             f"the JSON schema cannot be followed ({type(exc).__name__}: {exc})",
