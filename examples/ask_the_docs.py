@@ -1,7 +1,7 @@
 """A persona answers from what it was given to read: this repository's own documentation.
 
-Run it: `python examples/ask_the_docs.py [MODEL]`. The built-in model finds the notes and is too small
-to say much about them; one of yours (`arsenale models add`) does.
+Run it: `python examples/ask_the_docs.py [MODEL]`. The built-in model is too small to say much about
+the notes that are found; one of yours (`arsenale models add`) does.
 """
 
 import sys
