@@ -5,7 +5,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from mcp import Client, StdioServerParameters
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context, Resolve
 from pydantic import Field
@@ -23,6 +25,7 @@ from arsenale_core.surface import (
     surface,
     tool,
 )
+from arsenale_core.tasks import background
 from arsenale_daemon.install import interpreter, relay_path
 from arsenale_genome.adding import Adding, NewLayer
 from arsenale_genome.asking import Asking, Question
@@ -46,6 +49,9 @@ from arsenale_genome.models import (
 from arsenale_genome.opening import Services, open_services
 from arsenale_genome.record import Filter, Kind, Permission, Trait
 from arsenale_genome.service import Genomes, NewGenome
+
+IDLE_S = 60.0
+"""How long a connection to the memory server is kept for the next question."""
 
 INSTRUCTIONS = """\
 Genomes: named stacks of LoRA layers on a local base model, one for each persona or task. Look with
@@ -333,31 +339,67 @@ async def exchange_genome(
 @asynccontextmanager
 async def open_genome(runtime: Runtime) -> AsyncGenerator[Services]:
     """Open the services with the process's settings and clock."""
-    home = runtime.settings.home
-
-    async def recall(question: str, namespace: str, tokens: int) -> list[Known]:
-        return await _recalled(home, question, namespace, tokens)
-
-    async with open_services(runtime.settings, runtime.now, recall) as services:
-        yield services
+    async with background() as tasks:
+        library = _Library(runtime.settings.home, tasks)
+        async with open_services(runtime.settings, runtime.now, library.recall) as services:
+            yield services
 
 
-async def _recalled(home: Path, question: str, namespace: str, tokens: int) -> list[Known]:
-    """Ask the memory server as any client does: through the relay, which starts it if need be."""
-    relay = StdioServerParameters(
-        command=interpreter(), args=["-I", "-S", str(relay_path()), "memory"],
-        env=child_environment(home),
-    )  # fmt: skip
-    async with Client(relay) as client:
-        answer = await client.call_tool(
-            "recall",
-            {"question": question[:4_000], "namespace": namespace, "budget_tokens": tokens},
-        )
-    if answer.is_error:
-        said = str(getattr(answer.content[0], "text", "")) if answer.content else "no reason"
-        raise UnavailableError(f"the memory server refuses ({said})", hint="check the namespace")
-    report: dict[str, list[dict[str, Any]]] = answer.structured_content or {}
-    return found(report.get("memories", []), namespace)
+class _Library:
+    """The memory server as any client has it: through the relay, which starts it if need be.
+
+    The connection is opened at the first question and closed when none comes for a minute.
+    """
+
+    def __init__(self, home: Path, tasks: TaskGroup) -> None:
+        self._relay = StdioServerParameters(
+            command=interpreter(), args=["-I", "-S", str(relay_path()), "memory"],
+            env=child_environment(home),
+        )  # fmt: skip
+        self._tasks = tasks
+        self._opening = anyio.Lock()
+        self._client: Client | None = None
+        self._asked = 0
+
+    async def recall(self, question: str, namespace: str, tokens: int) -> list[Known]:
+        """Return the memories of NAMESPACE that fit QUESTION, within TOKENS."""
+        arguments = {
+            "question": question[:4_000], "namespace": namespace, "budget_tokens": tokens
+        }  # fmt: skip
+        try:
+            client = await self._connected()
+            answer = await client.call_tool("recall", arguments)
+        except (MCPError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
+            self._client = None
+            raise UnavailableError(
+                f"the memory server does not answer ({exc})", hint="ask again, or `arsenale doctor`"
+            ) from exc
+        if answer.is_error:
+            said = str(getattr(answer.content[0], "text", "")) if answer.content else "no reason"
+            raise UnavailableError(
+                f"the memory server refuses ({said})", hint="check the namespace"
+            )
+        report: dict[str, list[dict[str, Any]]] = answer.structured_content or {}
+        return found(report.get("memories", []), namespace)
+
+    async def _connected(self) -> Client:
+        async with self._opening:
+            self._asked += 1
+            if self._client is None:
+                await self._tasks.start(self._hold)
+            assert self._client is not None
+            return self._client
+
+    async def _hold(self, *, task_status: TaskStatus[None]) -> None:
+        try:
+            async with Client(self._relay) as self._client:
+                task_status.started()
+                before = -1
+                while before != self._asked:
+                    before = self._asked
+                    await anyio.sleep(IDLE_S)
+        finally:
+            self._client = None
 
 
 def build(services: Services) -> MCPServer[Services]:
