@@ -416,7 +416,7 @@ class Genomes:
         return ReviseReport(name=after.name, action="changed", layer=report)
 
 
-MEND_HINT = "Import the damaged layers again: delete, then `add_layer` or `exchange_genome`."
+MEND_HINT = "Give the same file again by `add_layer`, or import an export: it takes the place."
 
 
 def _overview_hint(genomes: int, layers: int) -> str | None:
