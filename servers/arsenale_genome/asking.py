@@ -1,7 +1,7 @@
 """Answers of genomes: one, or several side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -9,8 +9,9 @@ import anyio
 from anyio import to_thread
 
 from arsenale_core.errors import ArsenaleError, ConflictError, UnavailableError
-from arsenale_genome import names, reading
+from arsenale_genome import knowledge, names, reading
 from arsenale_genome.generation import Sidecar, Told
+from arsenale_genome.knowledge import Recall
 from arsenale_genome.models import AnswerReport, CompareReport, Similarity
 from arsenale_genome.record import Genome
 from arsenale_genome.service import Genomes
@@ -25,12 +26,16 @@ class Question:
 
     Attributes:
         context: Texts that may help, as memories that `recall` found.
+        knowledge: A namespace of the memory server: what fits there is put before the question.
+        knowledge_tokens: How much of it.
         temperature: `None` leaves it to the server.
     """
 
     prompt: str
     system: str | None = None
     context: Sequence[str] = field(default_factory=tuple[str, ...])
+    knowledge: str | None = None
+    knowledge_tokens: int = 1_000
     max_tokens: int = 512
     temperature: float | None = None
     seed: int | None = None
@@ -42,6 +47,7 @@ class Asking:
 
     genomes: Genomes
     sidecar: Sidecar
+    recall: Recall
 
     async def generate(self, name: str, question: Question, told: Told | None) -> AnswerReport:
         """Return what the genome or base model NAME answers; TOLD hears it grow.
@@ -52,7 +58,15 @@ class Asking:
             UnavailableError: The sidecar does not answer, or broke off.
         """
         genome = await to_thread.run_sync(self._genome, name)
-        return await self._answer(genome, name, question, told)
+        if question.knowledge is None:
+            return await self._answer(genome, name, question, told)
+        begun = anyio.current_time()
+        known = await self.recall(question.prompt, question.knowledge, question.knowledge_tokens)
+        took_ms = (anyio.current_time() - begun) * 1e3
+        asked = replace(question, context=(*question.context, *knowledge.context(known)))
+        report = await self._answer(genome, name, asked, told)
+        sources = knowledge.quoted(report.text, known)
+        return report.model_copy(update={"sources": sources, "retrieved_ms": round(took_ms, 1)})
 
     async def compare(
         self, asked: Sequence[str], question: Question, told: Told | None

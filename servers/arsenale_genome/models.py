@@ -148,6 +148,17 @@ class ReviseReport(Lean):
     hint: str | None = None
 
 
+class Quoted(Lean):
+    """A memory that the answer was given, by the number under which the answer may name it."""
+
+    number: int
+    id: str
+    text: str
+    at: str
+    namespace: str
+    named: bool = False
+
+
 class AnswerReport(Lean):
     """What a genome says; tokens as the model counts them."""
 
@@ -157,6 +168,8 @@ class AnswerReport(Lean):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     seconds: float | None = None
+    sources: list[Quoted] = Field(default_factory=lambda: list[Quoted]())
+    retrieved_ms: float | None = None
     error: str | None = None
 
 

@@ -7,12 +7,14 @@ from functools import partial
 
 from arsenale_core.config import Settings
 from arsenale_core.embedding.choice import open_embedder
+from arsenale_core.errors import UnavailableError
 from arsenale_genome import endpoint
 from arsenale_genome.adding import Adding
 from arsenale_genome.artifacts import Artifacts
 from arsenale_genome.asking import Asking
 from arsenale_genome.exchange import Exchange
 from arsenale_genome.generation import Sidecar
+from arsenale_genome.knowledge import Known, Recall
 from arsenale_genome.service import Genomes
 from arsenale_genome.store import GenomeStore
 
@@ -28,8 +30,13 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, now: Callable[[], float]) -> AsyncGenerator[Services]:
-    """Open store and embedder, and connections to the sidecar as they are needed."""
+async def open_services(
+    settings: Settings, now: Callable[[], float], recall: Recall | None = None
+) -> AsyncGenerator[Services]:
+    """Open store and embedder, and connections to the sidecar as they are needed.
+
+    RECALL asks the memory server; without it a question about a namespace is refused.
+    """
     sidecar = Sidecar(partial(endpoint.resolved, settings), settings.chat_timeout_s)
     with GenomeStore(settings.database_url or settings.home) as store:
         async with open_embedder(settings) as embedder:
@@ -44,7 +51,14 @@ async def open_services(settings: Settings, now: Callable[[], float]) -> AsyncGe
                     genomes=genomes,
                     adding=Adding(genomes=genomes, creator=settings.memory_owner),
                     exchange=Exchange(genomes=genomes, home=settings.home),
-                    asking=Asking(genomes=genomes, sidecar=sidecar),
+                    asking=Asking(genomes=genomes, sidecar=sidecar, recall=recall or _no_memory),
                 )
             finally:
                 await sidecar.aclose()
+
+
+async def _no_memory(question: str, namespace: str, tokens: int) -> list[Known]:
+    del question, namespace, tokens
+    raise UnavailableError(
+        "no memory server is asked from here", hint="ask through the daemon (`arsenale up`)"
+    )

@@ -3,12 +3,15 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
+from mcp import Client, StdioServerParameters
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context, Resolve
 from pydantic import Field
 
+from arsenale_core.config import child_environment
+from arsenale_core.errors import UnavailableError
 from arsenale_core.surface import (
     DESTROYS,
     PEER,
@@ -20,11 +23,13 @@ from arsenale_core.surface import (
     surface,
     tool,
 )
+from arsenale_daemon.install import interpreter, relay_path
 from arsenale_genome.adding import Adding, NewLayer
 from arsenale_genome.asking import Asking, Question
 from arsenale_genome.changing import Changes
 from arsenale_genome.exchange import Exchange
 from arsenale_genome.generation import Told
+from arsenale_genome.knowledge import Known, found
 from arsenale_genome.models import (
     AnswerReport,
     CompareReport,
@@ -255,16 +260,24 @@ async def generate(
     told: ToldDep,
     system: Annotated[str | None, Field(description="Default: its instructions.")] = None,
     context: Context_ = None,
+    knowledge: Annotated[
+        str | None, Field(max_length=400, description="Namespace of memories to answer from.")
+    ] = None,
+    knowledge_tokens: Annotated[int, Field(ge=50, le=20_000)] = 1_000,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = None,
     seed: Seed = None,
 ) -> AnswerReport:
-    """Let a genome answer a prompt, through the inference sidecar; the text streams as progress."""
+    """Let a genome answer a prompt, through the inference sidecar; the text streams as progress.
+
+    With `knowledge` what is remembered there comes first, and `sources` says what was quoted.
+    """
     return await asking.generate(
         genome,
         Question(
-            prompt=prompt, system=system, context=context or (), max_tokens=max_tokens,
-            temperature=temperature, seed=seed,
+            prompt=prompt, system=system, context=context or (), knowledge=knowledge,
+            knowledge_tokens=knowledge_tokens, max_tokens=max_tokens, temperature=temperature,
+            seed=seed,
         ),
         told,
     )  # fmt: skip
@@ -320,8 +333,31 @@ async def exchange_genome(
 @asynccontextmanager
 async def open_genome(runtime: Runtime) -> AsyncGenerator[Services]:
     """Open the services with the process's settings and clock."""
-    async with open_services(runtime.settings, runtime.now) as services:
+    home = runtime.settings.home
+
+    async def recall(question: str, namespace: str, tokens: int) -> list[Known]:
+        return await _recalled(home, question, namespace, tokens)
+
+    async with open_services(runtime.settings, runtime.now, recall) as services:
         yield services
+
+
+async def _recalled(home: Path, question: str, namespace: str, tokens: int) -> list[Known]:
+    """Ask the memory server as any client does: through the relay, which starts it if need be."""
+    relay = StdioServerParameters(
+        command=interpreter(), args=["-I", "-S", str(relay_path()), "memory"],
+        env=child_environment(home),
+    )  # fmt: skip
+    async with Client(relay) as client:
+        answer = await client.call_tool(
+            "recall",
+            {"question": question[:4_000], "namespace": namespace, "budget_tokens": tokens},
+        )
+    if answer.is_error:
+        said = str(getattr(answer.content[0], "text", "")) if answer.content else "no reason"
+        raise UnavailableError(f"the memory server refuses ({said})", hint="check the namespace")
+    report: dict[str, list[dict[str, Any]]] = answer.structured_content or {}
+    return found(report.get("memories", []), namespace)
 
 
 def build(services: Services) -> MCPServer[Services]:

@@ -32,8 +32,9 @@ async def test_an_example_runs(
     path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = load(path).main
-    needed = inspect.signature(main).parameters
-    if "sidecar" in needed:
+    parameters = inspect.signature(main).parameters.values()
+    needed = [each.name for each in parameters if each.default is each.empty]
+    if {"sidecar", "genome"} & set(needed):
         pytest.importorskip("llama_cpp", reason="no engine: make inference")
     home = Path(environment["ARSENALE_HOME"])
     given: dict[str, Any] = {
@@ -45,11 +46,13 @@ async def test_an_example_runs(
     try:
         await main(**given)
     finally:
-        if "sidecar" in given:
-            address: sidecar.Address = given["sidecar"]
+        address = sidecar.address(home)
+        if address is not None:
             httpx2.post(f"{address.url}/admin/stop", headers=address.headers)
     said = capsys.readouterr().out
     assert said
+    if path.stem == "ask_the_docs":
+        assert "[1] # Hooks write a file each" in said
     if path.stem == "two_personas":
         assert "tiny: I do not know." in said
         assert "operator: 7421." in said
