@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from arsenale_genome.layer_files import Staged
 
 
+MENDED = "its file was missing or damaged and is whole again; nothing else was changed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewLayer:
     """A layer as it is asked for.
@@ -71,6 +74,8 @@ class Adding:
         known, base = self._base(new)
         with artifacts.staging() as folder:
             staged = files().staged(new.path.expanduser(), folder, base)
+            if mended := self._mended(staged):
+                return mended
             with store.reading() as db:
                 layer = self._described(new, staged, self.genomes.below(db, new.trained_on))
             if known is not None:
@@ -78,6 +83,18 @@ class Adding:
             self._keep(layer, staged)
         with store.reading() as db:
             return self.genomes.layer_report(db, layer, fit_checked=base is not None)
+
+    def _mended(self, staged: "Staged") -> LayerReport | None:
+        """Put the file in the place of a damaged or missing one of a layer that is here."""
+        store, artifacts, sha = self.genomes.store, self.genomes.artifacts, staged.file.sha256
+        with store.reading() as db:
+            known = reading.layers_of(db, [sha]).get(sha)
+            if known is None or artifacts.fault(sha) is None:
+                return None
+            artifacts.keep(staged.path, sha)
+            report = self.genomes.layer_report(db, known, fit_checked=True)
+        report.advice = [MENDED, *report.advice]
+        return report
 
     def _keep(self, layer: Layer, staged: "Staged") -> None:
         """Put the file in place, then the row: in this order, whoever is killed."""

@@ -1,11 +1,11 @@
 """What can be changed of genomes and layers, and what comes out. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from arsenale_genome import codec, names
 from arsenale_genome.models import Weighted
-from arsenale_genome.record import Below, Genome, Layer, Permission, Placed, Revision, Trait
+from arsenale_genome.record import Below, Genome, Layer, Permission, Placed, Revision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +18,10 @@ class Changes:
     layers: Sequence[Weighted] | None = None
     persona: str | None = None
     instructions: str | None = None
-    trait: Trait | None = None
     licence: str | None = None
     permission: Permission | None = None
     rehearsal: Sequence[str] | None = None
     trained_on: Sequence[str] | None = None
-    metrics: Mapping[str, float] | None = None
 
     def named(self) -> list[str]:
         """Return the names of what is to be changed."""
@@ -32,7 +30,7 @@ class Changes:
 
 OF_BOTH = frozenset({"new_name", "description", "tags"})
 OF_GENOMES = OF_BOTH | {"layers", "persona", "instructions"}
-OF_LAYERS = OF_BOTH | {"trait", "licence", "permission", "rehearsal", "trained_on", "metrics"}
+OF_LAYERS = OF_BOTH | {"licence", "permission", "rehearsal", "trained_on"}
 
 
 def changed_genome(before: Genome, changes: Changes, placed: tuple[Placed, ...] | None) -> Genome:
@@ -55,12 +53,10 @@ def changed_layer(before: Layer, changes: Changes, below: tuple[Below, ...] | No
         name=changes.new_name or before.name,
         description=_or(changes.description, before.description),
         tags=before.tags if changes.tags is None else names.tags(changes.tags),
-        trait=changes.trait or before.trait,
         licence=_or(changes.licence, before.licence),
         permission=changes.permission or before.permission,
         rehearsal=before.rehearsal if changes.rehearsal is None else tuple(changes.rehearsal),
         trained_on=before.trained_on if below is None else below,
-        metrics=before.metrics if changes.metrics is None else dict(changes.metrics),
     )
 
 

@@ -195,8 +195,11 @@ class Exchange:
             again = reading.genome_by_content(db, codec.genome_sha(genome))
             taken = {kind: reading.names(db, kind) for kind in ("genome", "layer")}
             genome = replace(genome, parents=_met(db, genome))
+        mended = self._mended(here, staged)
         if again is not None:
-            return _report(path, again, here, hint=f"It is here already, as {again.name!r}.")
+            report = _report(path, again, here, hint=f"It is here already, as {again.name!r}.")
+            report.mended = mended
+            return report
         if on_conflict == "refuse":
             _refuse_taken(genome, [x for x in layers if x.file.sha256 not in here], taken)
         fresh, renamed = self._named(layers, set(here), taken["layer"])
@@ -213,8 +216,17 @@ class Exchange:
         known = {**here, **{layer.file.sha256: layer for layer in fresh}}
         report = _report(path, genome, known)
         report.renamed = {**renamed, **other}
+        report.mended = mended
         report.reused = sorted(layer.name for layer in here.values())
         return report
+
+    def _mended(self, here: dict[str, Layer], staged: dict[str, tuple[Path, File]]) -> list[str]:
+        """Put files in the place of damaged or missing ones of layers that are HERE."""
+        artifacts = self.genomes.artifacts
+        damaged = {sha: layer for sha, layer in here.items() if artifacts.fault(sha)}
+        for sha in damaged:
+            artifacts.keep(staged[sha][0], sha)
+        return sorted(layer.name for layer in damaged.values())
 
     def _named(
         self, layers: Sequence[Layer], here: set[str], taken: Sequence[str]

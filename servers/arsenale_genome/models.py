@@ -200,5 +200,6 @@ class ExchangeReport(Lean):
     sha256: str | None = None
     renamed: dict[str, str] = Field(default_factory=lambda: dict[str, str]())
     reused: list[str] = Field(default_factory=_none)
+    mended: list[str] = Field(default_factory=_none)
     advice: list[str] = Field(default_factory=_none)
     hint: str | None = None

@@ -309,7 +309,7 @@ class Genomes:
                 genomes=genomes[:NAMES_SHOWN],
                 layers=sorted(layer.name for layer in layers)[:NAMES_SHOWN],
                 bases=reading.bases(db),
-                hint=None if genomes or layers else EMPTY_HINT,
+                hint=_overview_hint(len(genomes), len(layers)),
             )
             return report, [layer.file.sha256 for layer in layers]
         genome = reading.genome(db, name) if kind != "layer" else None
@@ -416,7 +416,16 @@ class Genomes:
         return ReviseReport(name=after.name, action="changed", layer=report)
 
 
-MEND_HINT = "Import the damaged layers again: delete, then `add_layer` or `exchange_genome`."
+MEND_HINT = "Give the same file again by `add_layer`, or import an export: it takes the place."
+
+
+def _overview_hint(genomes: int, layers: int) -> str | None:
+    """Return what an overview of so many does not show."""
+    if not genomes and not layers:
+        return EMPTY_HINT
+    if max(genomes, layers) > NAMES_SHOWN:
+        return f"{genomes} genomes, {layers} layers; `find_layers` shows them page by page."
+    return None
 
 
 def _inherited(asked: str | None, theirs: Sequence[str]) -> str:

@@ -89,6 +89,16 @@ async def test_importing_twice_changes_nothing(stranger: Any) -> None:
     assert (await call("find_layers", kind="genome"))["total"] == 1
 
 
+async def test_an_import_mends_a_layer_that_is_damaged_here(
+    two_layers: Call, exported: Path
+) -> None:
+    path = Path((await two_layers("inspect", name="tone", detail="full"))["layer"]["path"])
+    path.unlink()
+    done = await two_layers("exchange_genome", action="import", path=str(exported))
+    assert (done["mended"], "here already" in done["hint"]) == (["tone"], True)
+    assert "problems" not in await two_layers("inspect", check=True)
+
+
 async def test_a_name_that_is_taken_gets_a_number_or_is_refused(stranger: Any) -> None:
     home, call, client = stranger
     path = str(home / "exports" / "ahab.genome")

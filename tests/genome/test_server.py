@@ -255,6 +255,17 @@ async def test_a_flipped_byte_is_found_and_named(two_layers: Call) -> None:
     assert "is missing" in problem
 
 
+async def test_the_same_file_again_mends_a_damaged_one(two_layers: Call, models: Path) -> None:
+    await two_layers("create_genome", name="ahab", layers=[{"layer": "facts"}])
+    path = Path((await two_layers("inspect", name="facts", detail="full"))["layer"]["path"])
+    path.write_bytes(b"damaged")
+    mended = await two_layers(
+        "add_layer", name="x", path=str(models / FACTS), trait="general_reasoning", base="tiny"
+    )
+    assert (mended["name"], "is whole again" in mended["advice"][0]) == ("facts", True)
+    assert "problems" not in await two_layers("inspect", check=True)
+
+
 async def test_a_row_that_other_hands_changed_is_found(
     two_layers: Call, services: Services
 ) -> None:
