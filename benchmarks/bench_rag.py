@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import anyio
-import httpx2
 from bench_memory import SUBJECTS, THINGS, WHY, call, sentences
 from mcp import Client, StdioServerParameters
 from measuring import machine, quantile, verdict
@@ -91,9 +90,7 @@ def main() -> None:
         try:
             anyio.run(measure, home, args.chunks, args.answers)
         finally:
-            found = sidecar.address(home)
-            if found is not None:
-                httpx2.post(f"{found.url}/admin/stop", headers=found.headers)
+            sidecar.stop(home)
             control.down(home)
 
 

@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,6 @@ err = Console(stderr=True, highlight=False)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-STOP_S = 20.0
 DOWNLOAD_S = 60.0
 """How long a server may say nothing, seconds."""
 
@@ -50,17 +48,8 @@ def up(as_json: Json = False) -> None:
 def down() -> None:
     """End the sidecar; what it is answering ends with it."""
     with _told():
-        found = sidecar.address(Settings.read().home)
-        if found is None:
-            out.print("no sidecar runs.")
-            return
-        _ask(found, "POST", "/admin/stop")
-        deadline = time.monotonic() + STOP_S
-        while sidecar.address(Settings.read().home) is not None:
-            if time.monotonic() > deadline:
-                raise UnavailableError("the sidecar does not end", hint=f"kill {found.pid}")
-            time.sleep(0.05)
-        out.print("the sidecar has ended.")
+        ended = sidecar.stop(Settings.read().home)
+        out.print("the sidecar has ended." if ended else "no sidecar runs.")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The inference sidecar from outside: where it is, and how it is started."""
 
+import fcntl
 import json
 import os
 import sys
@@ -17,6 +18,9 @@ from arsenale_core.errors import UnavailableError
 
 START_S = 30.0
 """How long the sidecar may take to listen; models are loaded later, when they are asked for."""
+
+STOP_S = 20.0
+"""How long it may take to end."""
 
 POLL_S = 0.05
 
@@ -66,6 +70,41 @@ def ensure(home: Path, wait: Callable[[float], None] = time.sleep) -> Address:
             break
         wait(POLL_S)
     raise UnavailableError("the inference sidecar does not start", hint=f"see {_err_file(home)}")
+
+
+def stop(home: Path, wait: Callable[[float], None] = time.sleep) -> bool:
+    """End HOME's sidecar and wait until it and its workers are gone; false when none ran.
+
+    Raises:
+        UnavailableError: It does not end.
+    """
+    found = address(home)
+    if found is None:
+        return False
+    try:
+        httpx2.post(f"{found.url}/admin/stop", headers=found.headers, timeout=STOP_S)
+    except httpx2.HTTPError as exc:
+        raise UnavailableError("the sidecar does not answer", hint=f"kill {found.pid}") from exc
+    deadline = time.monotonic() + STOP_S
+    while _lock_is_held(home):
+        if time.monotonic() > deadline:
+            raise UnavailableError("the sidecar does not end", hint=f"kill {found.pid}")
+        wait(POLL_S)
+    return True
+
+
+def _lock_is_held(home: Path) -> bool:
+    try:
+        descriptor = os.open(home / "run" / "inference.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _answers(found: Address) -> bool:

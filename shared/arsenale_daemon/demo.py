@@ -118,7 +118,7 @@ def _personas(console: Console, home: Path) -> None:
             table.add_row(model, what, _answer(found, model))
         console.print(table)
     finally:
-        httpx2.post(f"{found.url}/admin/stop", headers=found.headers)
+        sidecar.stop(home)
 
 
 def _answer(found: sidecar.Address, model: str) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx2
 import pytest
 from anyio import to_thread
 from mcp import StdioServerParameters
@@ -46,9 +45,7 @@ async def test_an_example_runs(
     try:
         await main(**given)
     finally:
-        address = sidecar.address(home)
-        if address is not None:
-            httpx2.post(f"{address.url}/admin/stop", headers=address.headers)
+        await to_thread.run_sync(sidecar.stop, home)
     said = capsys.readouterr().out
     assert said
     if path.stem == "ask_the_docs":
