@@ -16,7 +16,8 @@ from starlette.middleware import Middleware
 from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.derived import Derived
-from arsenale_core.errors import ConflictError, UnavailableError
+from arsenale_core.errors import ArsenaleError, ConflictError
+from arsenale_core.sidecar import ALREADY_RUNS
 from arsenale_daemon import paths
 from arsenale_daemon.security import Gate, RateLimiter
 from arsenale_daemon.web import WebServer, bind
@@ -145,7 +146,10 @@ def main() -> int:
     """Serve in this process: `python -m arsenale_inference`."""
     try:
         anyio.run(serve, Settings.read())
-    except (ConflictError, UnavailableError) as exc:
+    except ConflictError as exc:
+        logs.get("arsenale.inference").error("not started", reason=str(exc))
+        return ALREADY_RUNS
+    except ArsenaleError as exc:
         logs.get("arsenale.inference").error("not started", reason=str(exc))
         return 1
     return 0

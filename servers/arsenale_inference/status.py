@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from arsenale_inference.answering import Answers
-from arsenale_inference.served import Served, Worker
+from arsenale_inference.served import Served, Worker, layer_name
 from arsenale_inference.service import Inference
 
 
@@ -54,7 +54,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "context": worker.ready.context,
         "layers_by": worker.ready.composer,
         "layers_by_reason": worker.ready.reason,
-        "layers": dict(worker.cache.sizes),
+        "layers": {layer_name(key): size for key, size in worker.cache.sizes.items()},
         "layer_hits": worker.cache.hits,
         "layer_misses": worker.cache.misses,
         "rss_bytes": pong.rss_bytes if pong else 0,

@@ -20,6 +20,11 @@ START_S = 30.0
 """How long the sidecar may take to listen; models are loaded later, when they are asked for."""
 
 POLL_S = 0.05
+AGAIN_S = 0.5
+
+ALREADY_RUNS = 75
+"""Exit status of a sidecar that found another one in its home (`EX_TEMPFAIL` of sysexits.h)."""
+
 NOT_INSTALLED = "run `make inference` in a checkout, else `python -m arsenale_inference.installing`"
 
 
@@ -59,8 +64,15 @@ def ensure(home: Path, wait: Callable[[float], None] = time.sleep) -> Address:
         found = address(home)
         if found is not None and _answers(found):
             return found
-        if child.poll() not in (None, 0) and address(home) is None:
-            break
+        match child.poll():
+            case None:
+                pass
+            case status if status == ALREADY_RUNS:  # it starts, or it ends and the next may start
+                wait(AGAIN_S)
+                if address(home) is None:
+                    child = _spawn(home)
+            case _:
+                break
         wait(POLL_S)
     raise UnavailableError("the inference sidecar does not start", hint=f"see {_err_file(home)}")
 

@@ -12,7 +12,13 @@ from typing import Any, assert_never
 import numpy as np
 
 from arsenale_core import logs
-from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, NotFoundError
+from arsenale_core.errors import (
+    ArsenaleError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from arsenale_inference import gguf_files
 from arsenale_inference.engine import samplers
 from arsenale_inference.engine.context import Aborted, Decoded, NoRoom, Rows
@@ -50,6 +56,8 @@ PROMPT_ROWS = 128
 
 ABORTABLE_ROWS = 32
 """A step with so many rows of a prompt is stopped when its client leaves; a shorter one ends."""
+
+_CRASHED = "this request cannot be done by the worker ({})"
 
 
 class Worker:
@@ -103,6 +111,8 @@ class Worker:
             self._admit()
             if self._live:
                 self._step()
+            if self._embeddings.waiting and (event := self._embeddings.step()) is not None:
+                self._send(event)
 
     def _ready(self) -> Ready:
         info = self._engine.describe()
@@ -116,7 +126,7 @@ class Worker:
     def _receive(self) -> bool:
         """Take in what came; wait for something when there is nothing to do."""
         while True:
-            idle = not self._live and not self._waiting
+            idle = not (self._live or self._waiting or self._embeddings.waiting)
             try:
                 request = self._inbox.get(block=idle)
             except queue.Empty:
@@ -134,7 +144,7 @@ class Worker:
                 case Cancel():
                     self._cancel(request.id)
                 case Embed():
-                    self._send(self._embedded(request))
+                    self._embeddings.add(request)
                 case _Read():
                     self._add_layer(request)
                 case DropLayer():
@@ -147,6 +157,9 @@ class Worker:
                     assert_never(request)
         except ArsenaleError as exc:
             self._fail(request.id, exc)
+        except Exception as exc:  # noqa: BLE001  # one request must not end those of the others
+            self._log.exception("a request cannot be done", kind=type(request).__name__)
+            self._fail(request.id, UnavailableError(_CRASHED.format(type(exc).__name__)))
 
     def _generation(self, request: Generate) -> Generation:
         stack = canonical(request.stack)
@@ -174,14 +187,12 @@ class Worker:
             deadline_s=None if request.deadline_s is None else now_s + request.deadline_s,
         )  # fmt: skip
 
-    def _embedded(self, request: Embed) -> Embedded:
-        vectors, tokens = self._embeddings.embed(request.inputs)
-        return Embedded(id=request.id, vectors=vectors, tokens=tokens)
-
     def _cancel(self, id: str) -> None:
         for generation in (*self._waiting, *self._live):
             if generation.id == id:
                 generation.cancelled = True
+        if self._embeddings.drop(id):
+            self._send(Embedded(id=id, vectors=(), tokens=0))
 
     # ------------------------------------------------------------ layers
     def _add_layer(self, read: "_Read") -> None:
