@@ -436,8 +436,9 @@ class Inference:
                     await self.unload(served.name)
 
     async def end(self) -> None:
-        """End all workers."""
-        for served in list(self.served.values()):
+        """End all workers; none is started again."""
+        ended, self.served = list(self.served.values()), {}
+        for served in ended:
             for worker in list(served.workers):
                 await worker.process.end()
 
