@@ -19,7 +19,7 @@ SEAM = {"arsenale_core.surface", "arsenale_core.wire", "arsenale_daemon.web",
         "arsenale_daemon.process", "arsenale_daemon.demo"}  # fmt: skip
 """Who may know the MCP SDK besides the servers' `server.py`: seam, transports, a client."""
 
-CLOCKS = {"arsenale_core.surface", "arsenale_daemon", "arsenale_relay"}
+CLOCKS = {"arsenale_core.surface", "arsenale_core.sidecar", "arsenale_daemon", "arsenale_relay"}
 """Who reads the clock besides `server.py`: the runtime that passes it on, and processes."""
 
 
@@ -61,7 +61,8 @@ def test_mcp_is_known_to_the_server_modules_and_the_seam_only() -> None:
 
 
 def test_only_a_server_module_and_the_processes_read_the_clock() -> None:
-    ends = {f"{name}.{end}" for name in SERVERS for end in ("server", "cli")}
+    processes = ("server", "cli", "running", "worker.__main__")
+    ends = {f"{name}.{end}" for name in SERVERS for end in processes}
     others = importers("time") - ends
     assert {m for m in others if m not in CLOCKS and m.split(".")[0] not in CLOCKS} == set()
 

@@ -163,6 +163,8 @@ class Worker:
     pong: Pong | None = None
     heard_s: float = 0.0
     served: int = 0
+    cancelled: int = 0
+    answered_tokens: int = 0
     busy_s: float = 0.0
     last_stack: tuple[str, ...] = ()
 
@@ -240,6 +242,8 @@ class Worker:
         self.served += 1
         if isinstance(told, Finished):
             self.busy_s += told.prefill_s + told.decode_s
+            self.answered_tokens += told.completion_tokens
+            self.cancelled += told.reason == "cancelled"
         call.tell(told)
 
 

@@ -50,6 +50,8 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "load": len(worker.calls) / worker.ready.sequences,
         "live": len(worker.calls),
         "served": worker.served,
+        "cancelled": worker.cancelled,
+        "answered_tokens": worker.answered_tokens,
         "mean_latency_s": worker.busy_s / worker.served if worker.served else 0.0,
         "context": worker.ready.context,
         "layers_by": worker.ready.composer,
@@ -73,6 +75,8 @@ _GAUGES = {
 }
 _COUNTERS = {
     "served": "Requests that it ended",
+    "cancelled": "Answers whose client left",
+    "answered_tokens": "Tokens of the answers that it ended",
     "layer_hits": "Layers that were loaded when they were wanted",
     "layer_misses": "Layers that had to be loaded",
     "generated_tokens": "Tokens that it generated",

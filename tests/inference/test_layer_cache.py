@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from arsenale_inference.layer_cache import Change, LayerCache
 
-SIZES = {name: 10 for name in "abcdefgh"}
+SIZES = dict.fromkeys("abcdefgh", 10)
 
 
 def used(cache: LayerCache, names: str, sizes: dict[str, int] | None = None) -> Change:

@@ -1,6 +1,7 @@
 """From token bytes to text that may be sent."""
 
 import codecs
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -67,7 +68,7 @@ def test_what_is_sent_is_the_text_up_to_the_first_stop(
 ) -> None:
     raw = text.encode()
     cuts = sorted(data.draw(st.sets(st.integers(0, len(raw)), max_size=10)) | {0, len(raw)})
-    pieces = [raw[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in pairwise(cuts)]
     out, stopped = said(pieces, tuple(stops))
     found = _first(pieces, stops)
     assert stopped == (found is not None)
