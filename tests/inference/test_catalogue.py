@@ -100,7 +100,8 @@ def test_what_was_removed_is_gone_and_what_is_built_in_stays(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"bases": {"a": {}}}', '{"more": 1}', '{"bases": {"a+b": {"path": "/"}}}',
+    "text", ["", "{", "[]", '{"bases": {"a": {}}}', '{"more": 1}',
+             '{"bases": {"a+b": {"path": "/"}}}',
              '{"genomes": {"g": {"base": "b", "layers": [["l", 7]]}}}', "\x00\xff"],
 )  # fmt: skip
 def test_a_file_that_cannot_be_understood_is_left_as_it_is(path: Path, text: str) -> None:

@@ -5,9 +5,9 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 import openai
@@ -15,8 +15,8 @@ import pytest
 from openai.types.chat import ChatCompletion
 from prometheus_client.parser import text_string_to_metric_families
 
-Sidecar: TypeAlias = Any
-"""See `conftest.Sidecar`."""
+if TYPE_CHECKING:
+    from tests.inference.conftest import Sidecar
 
 TINY = Path(__file__).parents[2] / "servers" / "arsenale_inference" / "tiny"
 DIM = 192
@@ -25,7 +25,7 @@ LONG = "List the planets. " * 12
 
 
 @pytest.fixture(scope="module")
-def client(running: Sidecar) -> Iterator[openai.OpenAI]:
+def client(running: "Sidecar") -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{running.url}/v1", api_key=running.token, max_retries=0, timeout=60
     ) as made:
@@ -251,7 +251,7 @@ def test_embeddings_are_unit_vectors_alike_for_alike_texts(client: openai.OpenAI
     assert found.usage.total_tokens > 3
 
 
-def test_embeddings_come_as_base64_too(client: openai.OpenAI, running: Sidecar) -> None:
+def test_embeddings_come_as_base64_too(client: openai.OpenAI, running: "Sidecar") -> None:
     body = {"model": "tiny", "input": "hello", "encoding_format": "base64"}
     packed = running.http.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
     plain = client.embeddings.create(model="tiny", input="hello", encoding_format="float")
@@ -323,14 +323,14 @@ def test_embeddings_with_layers_and_of_nothing_are_bad_requests(client: openai.O
             client.embeddings.create(model=model, input=given)
 
 
-def test_a_wrong_key_is_refused(running: Sidecar) -> None:
+def test_a_wrong_key_is_refused(running: "Sidecar") -> None:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="wrong", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError) as refused:
             stranger.models.list()
         assert refused.value.type == "authentication_error"
 
 
-def test_a_full_queue_says_when_to_come_again(start_sidecar: Any) -> None:
+def test_a_full_queue_says_when_to_come_again(start_sidecar: Callable[..., "Sidecar"]) -> None:
     small = start_sidecar(queue=2, sequences=1)
     small.chat("warm")
 
@@ -358,7 +358,7 @@ def test_a_full_queue_says_when_to_come_again(start_sidecar: Any) -> None:
 
 # ---------------------------------------------------------------- cancelling, caching
 def test_a_closed_stream_stops_the_worker_within_a_few_tokens(
-    client: openai.OpenAI, running: Sidecar
+    client: openai.OpenAI, running: "Sidecar"
 ) -> None:
     running.chat()
     before = running.worker()
@@ -375,7 +375,7 @@ def test_a_closed_stream_stops_the_worker_within_a_few_tokens(
 
 
 def test_a_deterministic_answer_is_known_the_second_time(
-    client: openai.OpenAI, running: Sidecar
+    client: openai.OpenAI, running: "Sidecar"
 ) -> None:
     first = asked(client, "What is 2 + 2?", seed=99)
     hits = running.status()["cached_answers"]["hits"]
@@ -399,7 +399,9 @@ def test_a_prompt_that_begins_alike_is_not_computed_again(client: openai.OpenAI)
 
 
 # ---------------------------------------------------------------- administration
-def test_a_genome_is_put_asked_listed_and_removed(client: openai.OpenAI, running: Sidecar) -> None:
+def test_a_genome_is_put_asked_listed_and_removed(
+    client: openai.OpenAI, running: "Sidecar"
+) -> None:
     body = {
         "base": "tiny",
         "layers": [{"name": "my-tone", "path": str(TINY / "tone.gguf"), "weight": 1.0}],
@@ -413,7 +415,7 @@ def test_a_genome_is_put_asked_listed_and_removed(client: openai.OpenAI, running
 
 
 def test_a_layer_that_is_given_another_file_is_another_layer(
-    client: openai.OpenAI, running: Sidecar, tmp_path: Path
+    client: openai.OpenAI, running: "Sidecar", tmp_path: Path
 ) -> None:
     def put(path: Path) -> None:
         answer = running.http.put("/admin/layers/mine", json={"path": str(path)})
@@ -448,14 +450,14 @@ def test_a_layer_that_is_given_another_file_is_another_layer(
     ],
 )
 def test_what_cannot_be_registered_says_why(
-    running: Sidecar, path: str, body: dict[str, Any]
+    running: "Sidecar", path: str, body: dict[str, Any]
 ) -> None:
     answer = running.http.put(path, json=body)
     assert answer.status_code in (400, 404), answer.text
     assert len(answer.json()["error"]["message"]) > 10
 
 
-def test_a_model_can_be_loaded_warmed_and_unloaded(running: Sidecar) -> None:
+def test_a_model_can_be_loaded_warmed_and_unloaded(running: "Sidecar") -> None:
     assert running.http.post("/admin/load", json={"model": "tiny"}).status_code == 200
     said: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": LONG}]}
     assert running.http.post("/admin/warm", json=said).status_code == 200
@@ -466,7 +468,7 @@ def test_a_model_can_be_loaded_warmed_and_unloaded(running: Sidecar) -> None:
     assert running.http.post("/admin/unload", json={"model": "gpt"}).status_code == 404
 
 
-def test_the_metrics_are_prometheus_metrics(running: Sidecar) -> None:
+def test_the_metrics_are_prometheus_metrics(running: "Sidecar") -> None:
     running.chat()
     text = running.http.get("/metrics").text
     samples = {
@@ -481,7 +483,7 @@ def test_the_metrics_are_prometheus_metrics(running: Sidecar) -> None:
 
 
 # ---------------------------------------------------------------- the gate
-def test_health_needs_no_token_and_all_else_does(running: Sidecar) -> None:
+def test_health_needs_no_token_and_all_else_does(running: "Sidecar") -> None:
     assert httpx2.get(f"{running.url}/healthz").json() == {"status": "ok"}
     for path in ("/metrics", "/v1/models", "/admin/status", "/nowhere"):
         refused = httpx2.get(running.url + path)
@@ -489,7 +491,7 @@ def test_health_needs_no_token_and_all_else_does(running: Sidecar) -> None:
         assert refused.json()["error"]["type"] == "authentication_error"
 
 
-def test_pages_elsewhere_and_other_names_are_refused(running: Sidecar) -> None:
+def test_pages_elsewhere_and_other_names_are_refused(running: "Sidecar") -> None:
     for headers, code in (
         ({"Host": "evil.example"}, 421), ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "http://localhost:3000"}, 200),

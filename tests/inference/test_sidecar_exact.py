@@ -5,9 +5,9 @@
 # llama-cpp-python is an extra and says little about its types.
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pytest
@@ -15,9 +15,11 @@ import pytest
 from arsenale_inference.catalogue import TINY as FOLDER
 from arsenale_inference.tiny.corpus import base_pairs, fact_pairs, question_text
 
+if TYPE_CHECKING:
+    from tests.inference.conftest import Sidecar
+
 L = pytest.importorskip("llama_cpp", reason="the engine is not installed: `make inference`")
 
-Sidecar: TypeAlias = Any
 Stack: TypeAlias = tuple[tuple[str, float], ...]
 
 TOKENS = 32
@@ -100,7 +102,7 @@ def library() -> Iterator[Library]:
 
 
 @pytest.fixture(scope="module")
-def exact(start_for_module: Any) -> Sidecar:
+def exact(start_for_module: Callable[..., "Sidecar"]) -> "Sidecar":
     return start_for_module(exact=True, answers=0, threads=1)
 
 
@@ -112,7 +114,7 @@ def expected(library: Library) -> list[list[str]]:
     ]
 
 
-def said(exact: Sidecar, question: str, model: str) -> list[str]:
+def said(exact: "Sidecar", question: str, model: str) -> list[str]:
     body = {
         "model": model, "prompt": question_text(question), "max_tokens": TOKENS,
         "temperature": 0, "logprobs": 0, "ignore_eos": True,
@@ -126,13 +128,13 @@ def test_there_are_prompts_enough() -> None:
     assert len(QUESTIONS) >= 20 and set(MODELS) == set(STACKS)
 
 
-def test_alone_every_answer_is_the_library_s(exact: Sidecar, expected: list[list[str]]) -> None:
+def test_alone_every_answer_is_the_library_s(exact: "Sidecar", expected: list[list[str]]) -> None:
     for question, model, wanted in zip(QUESTIONS, MODELS, expected, strict=True):
         assert said(exact, question, model) == wanted, (question, model)
 
 
 def test_with_seven_others_of_other_stacks_every_answer_is_the_same(
-    exact: Sidecar, expected: list[list[str]]
+    exact: "Sidecar", expected: list[list[str]]
 ) -> None:
     before = exact.worker()["steps"]
     for first in range(len(QUESTIONS)):

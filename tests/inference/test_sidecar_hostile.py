@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx2
 import pytest
@@ -25,10 +25,12 @@ from arsenale_inference.catalogue import TINY as FOLDER
 from arsenale_inference.engine import testing
 from arsenale_inference.gguf_files import write_adapter
 
+if TYPE_CHECKING:
+    from tests.inference.conftest import Sidecar
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-Sidecar: TypeAlias = Any
-Start: TypeAlias = Callable[..., Sidecar]
+Start: TypeAlias = Callable[..., "Sidecar"]
 Alive: TypeAlias = Callable[[int], bool]
 KillWorker: TypeAlias = Callable[..., int]
 
@@ -47,7 +49,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def served(running: Sidecar) -> Iterator[Sidecar]:
+def served(running: "Sidecar") -> Iterator[Sidecar]:
     """The sidecar of the module; whatever a test does to it, nothing is left over."""
     yield running
     running.until_idle()
@@ -60,7 +62,7 @@ def message_of(answer: httpx2.Response) -> str:
 
 # ---------------------------------------------------------------- workers that die
 def test_a_request_whose_worker_dies_before_its_first_token_is_answered_by_another(
-    served: Sidecar, pool: ThreadPoolExecutor, kill_worker: KillWorker
+    served: "Sidecar", pool: ThreadPoolExecutor, kill_worker: KillWorker
 ) -> None:
     served.chat()
     pid = kill_worker(served, signal.SIGSTOP)
@@ -72,14 +74,15 @@ def test_a_request_whose_worker_dies_before_its_first_token_is_answered_by_anoth
 
 
 def test_a_stream_whose_worker_dies_ends_in_an_error_and_the_service_goes_on(
-    served: Sidecar, kill_worker: KillWorker
+    served: "Sidecar", kill_worker: KillWorker
 ) -> None:
     events: list[str] = []
     with served.http.stream("POST", "/v1/chat/completions", json=LONG) as answer:
         for line in answer.iter_lines():
-            events += [line] if line else []
-            if len(events) == 5:
-                kill_worker(served)
+            if line:
+                events.append(line)
+                if len(events) == 5:
+                    kill_worker(served)
     last = json.loads(events[-1].removeprefix("data: "))
     assert "ended while it answered" in last["error"]["message"]
     assert served.chat("go on", seed=2).status_code == 200
@@ -158,7 +161,7 @@ def _until(holds: Callable[[], bool]) -> None:
 
 
 # ---------------------------------------------------------------- clients
-def test_200_clients_that_leave_when_they_like_leave_nothing_behind(served: Sidecar) -> None:
+def test_200_clients_that_leave_when_they_like_leave_nothing_behind(served: "Sidecar") -> None:
     chance = random.Random(5)
     models = ["tiny", "tiny+tiny-facts", "tiny+tiny-tone:0.5", "tiny+tiny-facts+tiny-tone"]
 
@@ -189,7 +192,7 @@ def test_200_clients_that_leave_when_they_like_leave_nothing_behind(served: Side
     served.until_idle()
 
 
-def test_a_client_that_never_reads_holds_up_nobody_and_is_let_go(served: Sidecar) -> None:
+def test_a_client_that_never_reads_holds_up_nobody_and_is_let_go(served: "Sidecar") -> None:
     host, port = served.url.removeprefix("http://").split(":")
     body = json.dumps({**LONG, "max_tokens": 100_000}).encode()
     with socket.create_connection((host, int(port))) as silent:
@@ -206,7 +209,7 @@ def test_a_client_that_never_reads_holds_up_nobody_and_is_let_go(served: Sidecar
 
 
 def test_a_client_that_leaves_while_it_waits_is_forgotten(
-    served: Sidecar, kill_worker: KillWorker
+    served: "Sidecar", kill_worker: KillWorker
 ) -> None:
     served.chat()
     pid = kill_worker(served, signal.SIGSTOP)
@@ -235,14 +238,14 @@ BODIES = [
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
-def test_a_body_that_is_none_is_a_bad_request(served: Sidecar, path: str, body: bytes) -> None:
+def test_a_body_that_is_none_is_a_bad_request(served: "Sidecar", path: str, body: bytes) -> None:
     answer = served.http.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (200, 400, 404), answer.text
     if answer.status_code != 200:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_body_that_is_too_large_is_refused(served: Sidecar) -> None:
+def test_a_body_that_is_too_large_is_refused(served: "Sidecar") -> None:
     for content in (b"x" * 65_000_000, iter([b"x" * 1_000_000] * 70)):
         try:
             answer = served.http.post("/v1/completions", content=content)
@@ -276,7 +279,7 @@ VALID: dict[str, Any] = {
     more=st.dictionaries(st.sampled_from(FIELDS), Json, min_size=1, max_size=2),
 )
 def test_no_value_of_any_field_is_an_internal_error(
-    running: Sidecar, path: str, more: dict[str, Any]
+    running: "Sidecar", path: str, more: dict[str, Any]
 ) -> None:
     answer = running.http.post(path, content=json.dumps({**VALID, **more}))
     assert answer.status_code in (200, 400, 404), (more, answer.text)
@@ -292,12 +295,13 @@ SCHEMAS: list[Any] = [
 ]  # fmt: skip
 GRAMMARS = [
     "", "root", "root ::=", "root ::= foo", 'root ::= root "a"', 'root ::= "a"{1000000000}',
-    "root ::= " + "(" * 200_000 + '"a"' + ")" * 200_000, 'root ::= "\x00"', "root ::= [^", "\n" * 99,
-    'root ::= x*\nx ::= y*\ny ::= "a"*', 'root ::= ("a"*)*', 'root ::= ""', "root ::= [\\U0010ffff]",
+    "root ::= " + "(" * 200_000 + '"a"' + ")" * 200_000, 'root ::= "\x00"', "root ::= [^",
+    "\n" * 99, 'root ::= x*\nx ::= y*\ny ::= "a"*', 'root ::= ("a"*)*', 'root ::= ""',
+    "root ::= [\\U0010ffff]",
 ]  # fmt: skip
 
 
-def test_schemas_and_grammars_of_malice_harm_nobody(served: Sidecar) -> None:
+def test_schemas_and_grammars_of_malice_harm_nobody(served: "Sidecar") -> None:
     served.chat()
     pid = served.worker()["pid"]
     for schema in SCHEMAS:
@@ -311,14 +315,14 @@ def test_schemas_and_grammars_of_malice_harm_nobody(served: Sidecar) -> None:
 
 
 # ---------------------------------------------------------------- files
-def put(made: Sidecar, kind: str, name: str, path: Path) -> None:
+def put(made: "Sidecar", kind: str, name: str, path: Path) -> None:
     answer = made.http.put(f"/admin/{kind}/{name}", json={"path": str(path)})
     assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("damage", ["noise", "empty", "header", "cut", "text"])
 def test_a_model_file_that_is_damaged_is_refused(
-    served: Sidecar, tmp_path: Path, damage: str
+    served: "Sidecar", tmp_path: Path, damage: str
 ) -> None:
     whole = (FOLDER / "base-q8_0.gguf").read_bytes()
     made = {
@@ -335,7 +339,7 @@ def test_a_model_file_that_is_damaged_is_refused(
 
 @pytest.mark.parametrize("damage", ["noise", "empty", "cut", "base"])
 def test_a_layer_file_that_is_damaged_is_refused_and_the_model_goes_on(
-    served: Sidecar, tmp_path: Path, damage: str
+    served: "Sidecar", tmp_path: Path, damage: str
 ) -> None:
     whole = (FOLDER / "tone.gguf").read_bytes()
     made = {
@@ -354,7 +358,7 @@ def test_a_layer_file_that_is_damaged_is_refused_and_the_model_goes_on(
 
 
 def test_a_layer_for_another_base_is_refused_with_the_tensor_that_does_not_fit(
-    served: Sidecar, tmp_path: Path
+    served: "Sidecar", tmp_path: Path
 ) -> None:
     pairs = testing.random_layer(testing.TINY, 1, rank=4)
     factors = {name: Factors(a=a, b=b) for name, (a, b) in pairs.items()}
@@ -366,7 +370,7 @@ def test_a_layer_for_another_base_is_refused_with_the_tensor_that_does_not_fit(
     assert "layer other: blk.0." in message_of(answer) and "has A (4, 64)" in message_of(answer)
 
 
-def test_a_layer_that_vanishes_is_missed_with_its_path(served: Sidecar, tmp_path: Path) -> None:
+def test_a_layer_that_vanishes_is_missed_with_its_path(served: "Sidecar", tmp_path: Path) -> None:
     path = tmp_path / "layer.gguf"
     shutil.copy(FOLDER / "tone.gguf", path)
     put(served, "layers", "gone", path)
@@ -405,7 +409,7 @@ def test_an_idle_model_makes_room_and_a_busy_one_does_not(
     body = {**LONG, "model": "other", "max_tokens": 8_000}
     with made.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         next(answer.iter_lines())
-        refused = made.chat()
+        refused = made.chat("Are you there?")
         assert refused.status_code == 503
         assert "beside the models that are answering" in message_of(refused)
     made.until_idle()

@@ -40,7 +40,8 @@ def test_arguments_that_are_text_already_stay_as_they_are() -> None:
     "text",
     [
         "", "hello", "[]", "1", '"add"', '{"name": "remove"}', '{"name": ["add"]}', '{"name": {}}',
-        "{}", '{"name": "add"} and more', "<tool_call>{</tool_call>", "<tool_call>", "{" * 2_000, "[" * 100_000,
+        "{}", '{"name": "add"} and more', "<tool_call>{</tool_call>", "<tool_call>", "{" * 2_000,
+        "[" * 100_000,
         tagged(name="nobody"),
     ],
 )  # fmt: skip
