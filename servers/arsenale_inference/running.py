@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from starlette.middleware import Middleware
 from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.derived import Derived
-from arsenale_core.errors import ArsenaleError, ConflictError
+from arsenale_core.errors import ArsenaleError, ConflictError, UnavailableError
 from arsenale_core.sidecar import ALREADY_RUNS
 from arsenale_daemon import paths
 from arsenale_daemon.security import Gate, RateLimiter
@@ -78,6 +79,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         ConflictError: A sidecar of this home runs already.
         InvalidError: The catalogue cannot be read.
+        UnavailableError: The port is taken.
     """
     home = settings.home
     with _only_one(home):
@@ -86,7 +88,7 @@ async def serve(settings: Settings) -> None:
             max_bytes=settings.log_max_bytes, backups=settings.log_backups, stderr_level="ERROR",
         )  # fmt: skip
         token = paths.token(home)
-        listening = bind("127.0.0.1", settings.inference_port)
+        listening = _listening(settings.inference_port)
         registry = CollectorRegistry(auto_describe=False)
         catalogue = Catalogue(catalogue_file(home))
         options = options_of(settings)
@@ -110,6 +112,15 @@ async def serve(settings: Settings) -> None:
                 await server.serve([listening])
             finally:
                 state_file(home).unlink(missing_ok=True)
+
+
+def _listening(port: int) -> socket.socket:
+    try:
+        return bind("127.0.0.1", port)
+    except OSError as exc:
+        raise UnavailableError(
+            f"port {port} cannot be had ({exc.strerror})", hint="set `inference_port` to another"
+        ) from exc
 
 
 def _refused(status: int, text: str) -> dict[str, Any]:

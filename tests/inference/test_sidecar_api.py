@@ -4,7 +4,9 @@ import asyncio
 import base64
 import json
 import math
+import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -234,7 +236,7 @@ def test_a_tool_is_called_when_it_must_be(client: openai.OpenAI, choice: str) ->
 def test_a_streamed_tool_call_is_put_together_by_the_client(client: openai.OpenAI) -> None:
     stream = asked(client, tools=TOOLS, tool_choice="required", max_tokens=200, stream=True)
     chunks = list(stream)
-    calls = [call for c in chunks for call in (c.choices[0].delta.tool_calls or [])]
+    calls: list[Any] = [call for c in chunks for call in (c.choices[0].delta.tool_calls or [])]
     assert [call.index for call in calls] == [0] and calls[0].id
     assert json.loads(calls[0].function.arguments).keys() == {"a"}
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
@@ -499,3 +501,19 @@ def test_pages_elsewhere_and_other_names_are_refused(running: "Sidecar") -> None
         answer = running.http.get("/v1/models", headers=headers)
         assert answer.status_code == code
         assert code == 200 or answer.json()["error"]["message"]
+
+
+def test_an_answer_does_not_wait_for_the_network(running: "Sidecar") -> None:
+    def ask() -> float:
+        began_s = time.perf_counter()
+        assert running.http.get("/healthz").status_code == 200
+        return time.perf_counter() - began_s
+
+    assert min(ask() for _ in range(9)) < 0.03, "Nagle's algorithm takes 40 ms an answer"
+
+
+def test_a_port_that_is_taken_is_named(start_sidecar: Callable[..., "Sidecar"]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(TimeoutError, match=f"port {port} cannot be had"):
+            start_sidecar(port=port)

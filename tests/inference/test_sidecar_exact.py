@@ -140,8 +140,8 @@ def test_with_seven_others_of_other_stacks_every_answer_is_the_same(
     for first in range(len(QUESTIONS)):
         group = [(first + number) % len(QUESTIONS) for number in range(8)]
         with ThreadPoolExecutor(8) as pool:
-            out = pool.map(lambda n: said(exact, QUESTIONS[n], MODELS[n]), group)
-            for number, found in zip(group, out, strict=True):
-                assert found == expected[number], (QUESTIONS[number], MODELS[number])
+            jobs = [pool.submit(said, exact, QUESTIONS[n], MODELS[n]) for n in group]
+            for number, job in zip(group, jobs, strict=True):
+                assert job.result() == expected[number], (QUESTIONS[number], MODELS[number])
     after = exact.until(lambda s: s["models"][0]["workers"][0]["steps"] != before)
     assert after["models"][0]["workers"][0]["steps"]["add"] > 0, "they were mixed in one step"

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -49,7 +50,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def served(running: "Sidecar") -> Iterator[Sidecar]:
+def served(running: "Sidecar") -> Iterator["Sidecar"]:
     """The sidecar of the module; whatever a test does to it, nothing is left over."""
     yield running
     running.until_idle()
@@ -132,7 +133,8 @@ def test_when_the_sidecar_is_killed_its_workers_end_and_the_next_one_starts(
     made.process.wait()
     _until(lambda: not any(map(alive, workers)))
     with ThreadPoolExecutor(3) as pool:
-        ups = list(pool.map(lambda _: cli(made.home, "up", "--json"), range(3)))
+        started = [pool.submit(cli, made.home, "up", "--json") for _ in range(3)]
+        ups = [each.result() for each in started]
     assert {up.returncode for up in ups} == {0}, ups
     assert len({json.loads(up.stdout)["pid"] for up in ups}) == 1
     said = cli(made.home, "ask", "tiny", "What is the capital of Italy?", "--temperature", "0")
@@ -152,12 +154,10 @@ def cli(home: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    async def wait() -> None:
-        async with asyncio.timeout(30):
-            while not holds():
-                await asyncio.sleep(0.05)
-
-    asyncio.run(wait())
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------- clients
@@ -424,8 +424,8 @@ def test_more_layers_than_may_be_loaded_are_loaded_in_turn(
         put(made, "layers", f"l{n}", tmp_path / f"{n}.gguf")
     with ThreadPoolExecutor(12) as pool:
         models = [f"tiny+l{n % 6}:{1 - n / 100}" for n in range(60)]
-        answers = list(pool.map(lambda model: made.chat(model=model, max_tokens=4), models))
-    assert {answer.status_code for answer in answers} == {200}
+        asked = [pool.submit(made.chat, model=model, max_tokens=4) for model in models]
+        assert {each.result().status_code for each in asked} == {200}
     assert len(made.worker()["layers"]) <= 2
     made.until_idle()
 
