@@ -11,11 +11,11 @@ from arsenale_inference.messages import Generate
 from arsenale_inference.openai_requests import Chat, Completion, Embedding
 
 HELLO = [{"role": "user", "content": "Hello"}]
-ADD = {
+ADD: dict[str, Any] = {
     "type": "function",
     "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {}}}},
 }
-SUB = {"type": "function", "function": {"name": "sub"}}
+SUB: dict[str, Any] = {"type": "function", "function": {"name": "sub"}}
 
 
 def chat(**more: Any) -> Chat:
@@ -144,7 +144,8 @@ def test_prompts_are_bounded() -> None:
         completion(prompt=[]).generate()
     with pytest.raises(InvalidError, match="65 prompts: give 1 to 64"):
         completion(prompt=["x"] * 65).generate()
-    for bad in ([-1], [2**31], [[]], ["a", 1], [["a"]], {"a": 1}, 5):
+    wrong: list[Any] = [[-1], [2**31], [[]], ["a", 1], [["a"]], {"a": 1}, 5]
+    for bad in wrong:
         with pytest.raises(ValidationError):
             completion(prompt=bad)
 

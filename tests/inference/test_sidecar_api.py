@@ -37,7 +37,8 @@ def client(running: "Sidecar") -> Iterator[openai.OpenAI]:
 def asked(client: openai.OpenAI, question: str = ITALY, model: str = "tiny", **more: Any) -> Any:
     messages = [{"role": "user", "content": question}]
     given: dict[str, Any] = {"temperature": 0, "max_tokens": 24, **more}
-    return client.chat.completions.create(model=model, messages=cast("Any", messages), **given)
+    create = cast("Any", client.chat.completions.create)
+    return create(model=model, messages=messages, **given)
 
 
 def text_of(answer: ChatCompletion) -> str:
@@ -235,8 +236,10 @@ def test_a_tool_is_called_when_it_must_be(client: openai.OpenAI, choice: str) ->
 
 def test_a_streamed_tool_call_is_put_together_by_the_client(client: openai.OpenAI) -> None:
     stream = asked(client, tools=TOOLS, tool_choice="required", max_tokens=200, stream=True)
-    chunks = list(stream)
-    calls: list[Any] = [call for c in chunks for call in (c.choices[0].delta.tool_calls or [])]
+    chunks: list[Any] = list(stream)
+    calls: list[Any] = []
+    for chunk in chunks:
+        calls += chunk.choices[0].delta.tool_calls or []
     assert [call.index for call in calls] == [0] and calls[0].id
     assert json.loads(calls[0].function.arguments).keys() == {"a"}
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
