@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from arsenale_core.config import plain_environment
 from arsenale_inference.adapters import Adapter, Factors
 from arsenale_inference.catalogue import TINY as FOLDER
-from arsenale_inference.engine import testing
 from arsenale_inference.gguf_files import write_adapter
 
 if TYPE_CHECKING:
@@ -360,6 +359,8 @@ def test_a_layer_file_that_is_damaged_is_refused_and_the_model_goes_on(
 def test_a_layer_for_another_base_is_refused_with_the_tensor_that_does_not_fit(
     served: "Sidecar", tmp_path: Path
 ) -> None:
+    from arsenale_inference.engine import testing  # noqa: PLC0415  # llama_cpp may be absent
+
     pairs = testing.random_layer(testing.TINY, 1, rank=4)
     factors = {name: Factors(a=a, b=b) for name, (a, b) in pairs.items()}
     path = tmp_path / "other.gguf"
