@@ -62,7 +62,8 @@ def test_mcp_is_known_to_the_server_modules_and_the_seam_only() -> None:
 
 
 def test_only_a_server_module_and_the_processes_read_the_clock() -> None:
-    ends = {f"{name}.{end}" for name in SERVERS for end in ("server", "cli")}
+    processes = ("server", "cli", "running", "worker.__main__")
+    ends = {f"{name}.{end}" for name in SERVERS for end in processes}
     others = importers("time") - ends
     assert {m for m in others if m not in CLOCKS and m.split(".")[0] not in CLOCKS} == set()
 

@@ -14,6 +14,7 @@ from arsenale_core.errors import ArsenaleError
 from arsenale_inference.messages import Finished, Generate, Piece, Started
 from arsenale_inference.openai_requests import Chat, Completion
 from arsenale_inference.replies import Choice, Reply
+from arsenale_inference.served import layer_file
 from arsenale_inference.service import Inference
 from arsenale_inference.tool_calls import found_in
 
@@ -125,7 +126,10 @@ class Answers:
         """Return what REQUEST asks: its fields, and what its model is now."""
         base, stack = self.inference.catalogue.resolve(request.model)
         names = self.inference.catalogue.names
-        files = [names.bases[base], *(names.layers.get(name) for name, _ in stack)]
+        entry = names.bases[base]
+        layers = [names.layers[name].path for name, _ in stack if name in names.layers]
+        paths = [*([entry.path] if entry.path else []), *layers]
+        files = [str(entry.url), *(layer_file("", path)[0] for path in paths)]
         body = request.model_dump(exclude={"stream", "stream_options", "priority", "timeout"})
         return json.dumps([type(request).__name__, body, files, stack], sort_keys=True, default=str)
 
@@ -159,5 +163,5 @@ def reply_to(request: Chat | Completion, created: int) -> Reply:
     return Reply(
         id=("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
         model=request.model, created=created, kind="chat" if chat else "text",
-        tools=frozenset(tool.function.name for tool in offered),
+        tools=frozenset(tool.function.name for tool in offered), n=request.n,
     )  # fmt: skip

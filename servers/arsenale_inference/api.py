@@ -1,19 +1,20 @@
 """The HTTP surface of the sidecar: OpenAI's API, health, metrics and administration."""
 
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, NotFoundError
@@ -132,9 +133,7 @@ class Api:
                 await chunks.aclose()
             raise
         headers = {"Cache-Control": "no-cache"}
-        return StreamingResponse(
-            _events(first, chunks), media_type="text/event-stream", headers=headers
-        )
+        return _Events(_events(first, chunks), headers=headers)
 
     async def embed(self, request: Request) -> Response:
         """Give the embeddings of texts."""
@@ -246,7 +245,11 @@ def application(api: Api, middleware: list[Middleware]) -> Starlette:
 
 
 def _file(path: Path) -> Path:
-    if not path.is_absolute() or not path.is_file():
+    try:
+        found = path.is_absolute() and path.is_file()
+    except OSError:  # its name is too long
+        found = False
+    if not found:
         raise InvalidError(f"there is no file {path}", hint="give the absolute path of a .gguf")
     return path
 
@@ -281,6 +284,24 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     raise _Gone
 
 
+class _Events(StreamingResponse):
+    """Server-sent events; whatever ends them, who makes them is told."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(events, headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._events.aclose()
+
+
 async def _events(
     first: dict[str, Any], chunks: AsyncGenerator[dict[str, Any]]
 ) -> AsyncGenerator[bytes]:
@@ -298,7 +319,7 @@ async def _events(
 
 
 def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def _guarded(handler: Handler) -> Handler:
@@ -313,7 +334,7 @@ def _guarded(handler: Handler) -> Handler:
             elif code == 503:
                 headers["Retry-After"] = "1"
             return JSONResponse(body, status_code=code, headers=headers)
-        except _Gone:
+        except (_Gone, ClientDisconnect):
             return Response(status_code=GONE)
 
     return call

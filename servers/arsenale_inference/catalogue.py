@@ -95,16 +95,12 @@ class Catalogue:
         """
         self._path = path
         self._own = _read(path)
+        self._all = _with_built_in(self._own)
 
     @property
     def names(self) -> Names:
         """Return all that can be asked for, the built-in ones too."""
-        own = self._own
-        return Names(
-            bases={**BUILT_IN.bases, **own.bases},
-            layers={**BUILT_IN.layers, **own.layers},
-            genomes={**own.genomes},
-        )
+        return self._all
 
     def put(
         self,
@@ -157,7 +153,7 @@ class Catalogue:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self._path)
-        self._own = made
+        self._own, self._all = made, _with_built_in(made)
 
     def resolve(self, model: str) -> tuple[str, Stack]:
         """Return the base's name and the stack that MODEL asks for.
@@ -184,6 +180,14 @@ class Catalogue:
         if len(stack) > MOST_LAYERS:
             raise InvalidError(f"a stack of {len(stack)} layers", hint=f"{MOST_LAYERS} at most")
         return base, tuple(stack)
+
+
+def _with_built_in(own: Names) -> Names:
+    return Names(
+        bases={**BUILT_IN.bases, **own.bases},
+        layers={**BUILT_IN.layers, **own.layers},
+        genomes={**own.genomes},
+    )
 
 
 def _weighed(part: str) -> tuple[str, float]:

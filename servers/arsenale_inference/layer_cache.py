@@ -62,11 +62,11 @@ class LayerCache:
         return Change(load=load, drop=tuple(drop))
 
     def apply(self, change: Change, sizes: Mapping[str, int]) -> None:
-        """Note that CHANGE is under way."""
+        """Note that CHANGE is under way; what loads is in use until it is `measured` or `lost`."""
         for name in change.drop:
             del self._loaded[name]
         for name in change.load:
-            self._loaded[name] = _Loaded(sizes.get(name, 0))
+            self._loaded[name] = _Loaded(sizes.get(name, 0), users=1)
 
     def use(self, names: Sequence[str], change: Change) -> None:
         """Keep NAMES from being dropped until `release`; CHANGE was needed for them."""
@@ -83,9 +83,10 @@ class LayerCache:
                 self._loaded[name].users -= 1
 
     def measured(self, name: str, size_bytes: int) -> None:
-        """Note how large a layer is in memory."""
+        """Note that a layer is loaded, and how large it is in memory."""
         if name in self._loaded:
             self._loaded[name].size_bytes = size_bytes
+            self._loaded[name].users -= 1
 
     def lost(self, name: str) -> None:
         """Note that a layer could not be loaded."""

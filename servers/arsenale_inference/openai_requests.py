@@ -16,7 +16,12 @@ MOST_LOGPROBS = 20
 MOST_PROMPTS = 64
 MOST_INPUTS = 2_048
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+MOST_INTEGER = 2**31 - 1
+"""Numbers that llama.cpp takes have 32 bits."""
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0, le=MOST_INTEGER)]], Field(min_length=1)]
+Most = Annotated[int, Field(ge=1, le=MOST_INTEGER)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class _Request(BaseModel):
@@ -68,16 +73,16 @@ class Common(_Request):
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1, le=MOST_CHOICES)
     stop: str | list[str] | None = None
-    seed: int | None = None
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     temperature: float | None = Field(None, ge=0, le=5)
     top_p: float | None = Field(None, gt=0, le=1)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[int, float] | None = None
+    logit_bias: dict[int, Bias] | None = None
     response_format: ResponseFormat | None = None
     priority: int = Field(5, ge=0, le=10)
     timeout: float | None = Field(None, gt=0, le=86_400)
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, le=MOST_INTEGER)
     min_p: float = Field(0, ge=0, le=1)
     grammar: str | None = Field(None, max_length=1_000_000)
     ignore_eos: bool = False
@@ -109,7 +114,7 @@ class Common(_Request):
             min_p=self.min_p,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
-            seed=None if self.seed is None else self.seed + choice,
+            seed=None if self.seed is None else (self.seed + choice) % 2**32,
             bias=tuple(sorted((self.logit_bias or {}).items())),
             logprobs=logprobs,
         )
@@ -139,16 +144,29 @@ class Tool(_Request):
     function: Function
 
 
+class Named(_Request):
+    """What names a function."""
+
+    name: str
+
+
+class NamedTool(_Request):
+    """The tool that must be called."""
+
+    type: Literal["function"] = "function"
+    function: Named
+
+
 class Chat(Common):
     """`POST /v1/chat/completions`."""
 
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=10_000)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: Most | None = None
+    max_completion_tokens: Most | None = None
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MOST_LOGPROBS)
     tools: list[Tool] = Field(default_factory=lambda: list[Tool](), max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
 
     def generate(self) -> list[list[Generate]]:
         """Return a request for each choice of the one prompt."""
@@ -181,8 +199,8 @@ class Chat(Common):
         if not self.must_call:
             return {}
         wanted = self.tools
-        if isinstance(self.tool_choice, dict):
-            name = self.tool_choice.get("function", {}).get("name")
+        if isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
             wanted = [tool for tool in self.tools if tool.function.name == name]
         if not wanted:
             raise InvalidError("tool_choice names no tool of `tools`", hint="use one of theirs")
@@ -204,7 +222,7 @@ class Completion(Common):
     """`POST /v1/completions`."""
 
     prompt: str | list[str] | Tokens | list[Tokens] = ""
-    max_tokens: int | None = Field(16, ge=1)
+    max_tokens: Most | None = 16
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     echo: bool = False
     suffix: str | None = None

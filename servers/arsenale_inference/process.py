@@ -43,14 +43,19 @@ class WorkerProcess:
         """
         self._err_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [sys.executable, "-P", "-m", "arsenale_inference.worker"]
-        with self._err_file.open("ab") as err:
-            self._process = await anyio.open_process(
-                [*command, orjson.dumps(self._options).decode()], stderr=err
-            )
+        try:
+            with self._err_file.open("ab") as err:
+                self._process = await anyio.open_process(
+                    [*command, orjson.dumps(self._options).decode()], stderr=err
+                )
+        except OSError as exc:
+            raise UnavailableError(
+                f"the model worker does not start ({exc.strerror})", hint="end other processes"
+            ) from exc
         try:
             with anyio.fail_after(LOAD_S):
                 event = await self._event()
-        except (TimeoutError, anyio.EndOfStream) as exc:
+        except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError, ValueError) as exc:
             await self.end()
             raise UnavailableError(
                 "the model worker does not start", hint=f"see {self._err_file}"
@@ -71,15 +76,15 @@ class WorkerProcess:
         except ValueError as exc:
             self._log.error("a worker speaks another language", reason=str(exc))
 
-    async def send(self, request: Request) -> None:
-        """Hand REQUEST to it; one that is gone says so by ending."""
+    async def send(self, *requests: Request) -> None:
+        """Hand REQUESTS to it, nothing between them; one that is gone says so by ending."""
         process = self._process
-        if process is None or process.stdin is None:
+        if process is None or process.stdin is None or not requests:
             return
         try:
             async with self._writing:
-                await process.stdin.send(encode(request))
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await process.stdin.send(b"".join(encode(request) for request in requests))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError, RuntimeError):
             return
 
     def kill(self) -> None:

@@ -6,8 +6,12 @@ from typing import Generic, TypeVar
 
 from arsenale_core.errors import ArsenaleError
 
-AGING_S = 10.0
-"""Waiting so long counts as much as one point of priority: nobody waits for ever."""
+AGING_S = 2.0
+"""Waiting so long counts as much as one point of priority: after 20 s the least urgent is as urgent
+as the most urgent that comes, well before it has waited too long (`inference_wait_s`)."""
+
+PATIENCE_S = 5.0
+"""Who does not fit for so long is no longer overtaken by others of its lane."""
 
 T = TypeVar("T")
 
@@ -27,12 +31,14 @@ class Waiting(Generic[T]):
     Attributes:
         priority: 0 to 10; 10 goes first.
         until_s: When it has waited too long; `None` for never.
+        lane: Those of one lane want the same workers.
     """
 
     item: T
     priority: int
     since_s: float
     until_s: float | None
+    lane: str = ""
 
     def urgency(self, now_s: float) -> float:
         """Return its priority, raised by how long it waits."""
@@ -69,12 +75,16 @@ class Queue(Generic[T]):
 
     def take(self, now_s: float, fits: Callable[[T], bool]) -> Waiting[T] | None:
         """Return the most urgent that FITS, which waits no longer; `None` when none does."""
-        order = sorted(self._waiting, key=lambda each: (-each.urgency(now_s), each.since_s))
-        for each in order:
+        closed: set[str] = set()
+        for each in sorted(self._waiting, key=lambda each: -each.urgency(now_s)):
+            if each.lane in closed:
+                continue
             if fits(each.item):
                 self._waiting.remove(each)
                 self._served_s = [*self._served_s[-31:], now_s]
                 return each
+            if now_s - each.since_s > PATIENCE_S:
+                closed.add(each.lane)
         return None
 
     def expired(self, now_s: float) -> list[Waiting[T]]:

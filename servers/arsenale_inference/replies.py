@@ -45,6 +45,7 @@ class Reply:
     Attributes:
         kind: Whether it answers a chat or a completion.
         tools: The functions that may be called.
+        n: Choices for each prompt.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Reply:
     created: int
     kind: Literal["chat", "text"]
     tools: frozenset[str] = frozenset()
+    n: int = 1
 
     def _object(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -63,7 +65,7 @@ class Reply:
         """Return the answer that is not streamed; ECHOES go before the texts."""
         name = "chat.completion" if self.kind == "chat" else "text_completion"
         shown = [self._choice(i, choice, echoes) for i, choice in enumerate(choices)]
-        return self._object(name, shown) | {"usage": usage(choices)}
+        return self._object(name, shown) | {"usage": usage(choices, self.n)}
 
     def _choice(self, index: int, choice: Choice, echoes: Sequence[str]) -> dict[str, Any]:
         text = "".join(choice.text)
@@ -106,7 +108,7 @@ class Reply:
 
     def usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Return the chunk that ends a stream with its usage."""
-        return self._object(self._chunk_name, []) | {"usage": usage(choices)}
+        return self._object(self._chunk_name, []) | {"usage": usage(choices, self.n)}
 
     @property
     def _chunk_name(self) -> str:
@@ -129,14 +131,17 @@ class Reply:
         return self._object(self._chunk_name, [body])
 
 
-def usage(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Return the tokens of CHOICES of one prompt each; `cached_tokens` were not computed anew."""
-    done = [choice.finished for choice in choices if choice.finished is not None]
-    prompt = sum(each.prompt_tokens for each in done)
-    answered = sum(each.completion_tokens for each in done)
+def usage(choices: Sequence[Choice], n: int = 1) -> dict[str, Any]:
+    """Return the tokens of CHOICES, N for each prompt, which counts once.
+
+    `cached_tokens` were not computed anew.
+    """
+    firsts = [choice.finished for choice in choices[::n] if choice.finished is not None]
+    prompt = sum(each.prompt_tokens for each in firsts)
+    answered = sum(each.finished.completion_tokens for each in choices if each.finished)
     return {
         "prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered,
-        "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in done)},
+        "prompt_tokens_details": {"cached_tokens": sum(each.cached_tokens for each in firsts)},
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,16 +17,17 @@ from starlette.middleware import Middleware
 from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.derived import Derived
-from arsenale_core.errors import ArsenaleError, ConflictError
-from arsenale_core.sidecar import ALREADY
+from arsenale_core.errors import ArsenaleError, ConflictError, UnavailableError
+from arsenale_core.sidecar import ALREADY_RUNS
 from arsenale_daemon import paths
 from arsenale_daemon.security import Gate, RateLimiter
 from arsenale_daemon.web import WebServer, bind
 from arsenale_inference.answering import Answers
 from arsenale_inference.api import Api, application
 from arsenale_inference.catalogue import Catalogue
+from arsenale_inference.options import Options
 from arsenale_inference.replies import error
-from arsenale_inference.service import Options, open_inference
+from arsenale_inference.service import open_inference
 from arsenale_inference.status import InferenceCollector
 
 RATE_PER_MINUTE = 60_000
@@ -79,6 +81,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         ConflictError: A sidecar of this home runs already.
         InvalidError: The catalogue cannot be read.
+        UnavailableError: The port is taken.
     """
     home = settings.home
     with _only_one(home):
@@ -87,7 +90,7 @@ async def serve(settings: Settings) -> None:
             max_bytes=settings.log_max_bytes, backups=settings.log_backups, stderr_level="ERROR",
         )  # fmt: skip
         token = paths.token(home)
-        listening = bind("127.0.0.1", settings.inference_port)
+        listening = _listening(settings.inference_port)
         registry = CollectorRegistry(auto_describe=False)
         catalogue = Catalogue(catalogue_file(home))
         options = options_of(settings)
@@ -111,6 +114,15 @@ async def serve(settings: Settings) -> None:
                 await server.serve([listening])
             finally:
                 state_file(home).unlink(missing_ok=True)
+
+
+def _listening(port: int) -> socket.socket:
+    try:
+        return bind("127.0.0.1", port)
+    except OSError as exc:
+        raise UnavailableError(
+            f"port {port} cannot be had ({exc.strerror})", hint="set `inference_port` to another"
+        ) from exc
 
 
 def _refused(status: int, text: str) -> dict[str, Any]:
@@ -147,8 +159,9 @@ def main() -> int:
     """Serve in this process: `python -m arsenale_inference`."""
     try:
         anyio.run(serve, Settings.read())
-    except ConflictError:
-        return ALREADY
+    except ConflictError as exc:
+        logs.get("arsenale.inference").error("not started", reason=str(exc))
+        return ALREADY_RUNS
     except ArsenaleError as exc:
         logs.get("arsenale.inference").error("not started", reason=str(exc))
         return 1

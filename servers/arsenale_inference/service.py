@@ -28,11 +28,13 @@ from arsenale_inference.messages import (
     Ping,
     Pong,
     Started,
+    encode,
     error_of,
 )
+from arsenale_inference.options import Options
 from arsenale_inference.process import WorkerProcess
 from arsenale_inference.queueing import Queue, Waiting
-from arsenale_inference.served import Call, Served, Told, Worker
+from arsenale_inference.served import LAYER_ID, Call, Served, Told, Worker, file_bytes, layer_file
 from arsenale_inference.upstream import Upstream
 
 PING_S = 2.0
@@ -43,35 +45,6 @@ MOST_ATTEMPTS = 2
 
 RESTARTS, RESTARTS_S = 3, 60.0
 """A model whose workers die so often in so long is not started again until that time is over."""
-
-LAYER_ID = "layer:"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the sidecar is told of.
-
-    Attributes:
-        queue: So many requests wait at most.
-        wait_s: So long each.
-        hang_s: A worker that does not answer for so long is replaced.
-        idle_s: A model that nobody asks for so long is unloaded.
-        memory_bytes: What all workers may take together.
-        layers, layers_bytes: What each worker keeps of layers.
-        upstream_key: Bearer token of the engines elsewhere.
-        worker: What a worker process is told, but its model.
-    """
-
-    workers: int = 1
-    queue: int = 256
-    wait_s: float = 30.0
-    hang_s: float = 60.0
-    idle_s: float = 900.0
-    memory_bytes: int
-    layers: int = 20
-    layers_bytes: int = 500_000_000
-    upstream_key: str | None = None
-    worker: dict[str, Any]
 
 
 @dataclass(slots=True, eq=False)
@@ -124,9 +97,14 @@ class Inference:
             return
         call = self._call(model, request)
         waits_s = self.options.wait_s if wait_s is None else wait_s
-        priority = request.priority if isinstance(request, Generate) else 5
         self.queue.push(
-            Waiting(item=call, priority=priority, since_s=now_s, until_s=now_s + waits_s)
+            Waiting(
+                item=call,
+                priority=call.priority,
+                since_s=now_s,
+                until_s=now_s + waits_s,
+                lane=call.base,
+            )
         )
         self.requests += 1
         self.wake()
@@ -138,6 +116,7 @@ class Inference:
                 if isinstance(told, Finished | Embedded):
                     self.latency_s += self.now() - now_s
                     return
+            raise UnavailableError("the answer was not read", hint="read it as it comes")
         finally:
             with anyio.CancelScope(shield=True):
                 await self._leave(call)
@@ -155,23 +134,34 @@ class Inference:
         if isinstance(request, Embed) and stack:
             raise InvalidError("embeddings are of base models", hint=f"ask for {base!r}")
         files = self.catalogue.names.layers
-        layers = {name: files[name].path for name, weight in stack if weight}
+        found = {name: layer_file(name, files[name].path) for name, weight in stack if weight}
         id = f"r{next(self._ids)}"
         if isinstance(request, Generate):
-            request = replace(request, id=id, stack=tuple((n, w) for n, w in stack if w))
+            weights = tuple((found[name][0], weight) for name, weight in stack if weight)
+            request = replace(request, id=id, stack=weights)
         else:
             request = replace(request, id=id)
+        try:
+            encode(request)
+        except TypeError as exc:
+            raise InvalidError(
+                f"the request has a value that cannot be passed on ({exc})",
+                hint="numbers have 64 bits, texts are Unicode",
+            ) from exc
         self._model(base)
-        return Call.of(base, request, layers, self.now())
+        return Call.of(base, request, dict(found.values()), self.now())
 
     async def _leave(self, call: Call) -> None:
         """Cancel what is left of CALL: its client is gone, or it is done."""
-        call.told.close()
-        if self.queue.remove(call):
-            call.ended = True
-        if not call.ended and call.worker is not None:
+        call.close()
+        ended, call.ended = call.ended, True
+        if self.queue.remove(call) or ended or call.worker is None:
+            return
+        if call.sent:
             await call.worker.process.send(Cancel(id=call.request.id))
-        call.ended = True
+        else:
+            call.worker.release(call)
+            self.wake()
 
     async def embed(self, model: str, inputs: tuple[str | tuple[int, ...], ...]) -> Embedded:
         """Return the embeddings of INPUTS by the base MODEL."""
@@ -217,9 +207,11 @@ class Inference:
         Raises:
             NotFoundError: There is no such model.
         """
-        base = self._here(base)
         served = self.served.pop(base, None)
-        for worker in list(served.workers) if served else []:
+        if served is None:
+            self._here(base)
+            return
+        for worker in list(served.workers):
             await worker.process.end()
 
     def _here(self, model: str) -> str:
@@ -253,6 +245,9 @@ class Inference:
         )
         started_s = self.now()
         ready = await process.start()
+        if self.served.get(served.name) is not served:
+            await process.end()
+            raise _gone(served.name)
         cache = LayerCache(self.options.layers, self.options.layers_bytes)
         worker = Worker(
             number=number, process=process, ready=ready, cache=cache, heard_s=self.now()
@@ -268,14 +263,14 @@ class Inference:
 
     async def _make_room(self, wanted: Served) -> None:
         """Unload idle models, the longest idle first, until WANTED fits into the memory limit."""
-        size = wanted.path.stat().st_size if wanted.path.exists() else 0
+        size = file_bytes(wanted.path)
         if size > self.options.memory_bytes:
             raise UnavailableError(
                 f"{wanted.name} needs {size / 1e9:.1f} GB and "
                 f"{self.options.memory_bytes / 1e9:.1f} GB are allowed",
                 hint="raise `inference_memory_mb`, or use a smaller quantisation",
             )
-        while self.memory_bytes() + size > self.options.memory_bytes:
+        while self.memory_bytes(but=wanted) + size > self.options.memory_bytes:
             others = (each for each in self.served.values() if each is not wanted)
             idle = [each for each in others if each.workers and not each.busy]
             if not idle:
@@ -285,10 +280,15 @@ class Inference:
                 )
             await self.unload(min(idle, key=lambda s: s.used_s).name)
 
-    def memory_bytes(self) -> int:
-        """Return what the workers take, as they last said."""
-        return sum(
-            worker.pong.rss_bytes if worker.pong else 0
+    def memory_bytes(self, but: Served | None = None) -> int:
+        """Return what the workers take, as they last said, and what those that start will take.
+
+        Args:
+            but: A model whose start does not count.
+        """
+        starting = (s for s in self.served.values() if s.starting and s is not but)
+        return sum(file_bytes(served.path) for served in starting) + sum(
+            worker.pong.rss_bytes if worker.pong else file_bytes(served.path)
             for served in self.served.values()
             for worker in served.workers
         )
@@ -307,14 +307,13 @@ class Inference:
         await worker.process.end()
         if worker in served.workers:
             served.workers.remove(worker)
-        for event in worker.loading.values():
-            event.set()
         now_s = self.now()
         served.restarts = [at for at in served.restarts if now_s - at < RESTARTS_S] + [now_s]
-        for call in list(worker.calls.values()):
-            self._again(worker, call)
-        if self.served.get(served.name) is not served:
-            self._fail_waiting(served, _gone(served.name))
+        unloaded = self.served.get(served.name) is not served
+        for call in worker.lost():
+            self._again(call, never=unloaded)
+        if unloaded:
+            self.wake()
             return
         self._log.warning("a model worker ended", model=served.name, worker=worker.number)
         if len(served.restarts) > RESTARTS:
@@ -327,18 +326,16 @@ class Inference:
             self._start(served)
         self.wake()
 
-    def _again(self, worker: Worker, call: Call) -> None:
-        worker.calls.pop(call.request.id, None)
+    def _again(self, call: Call, *, never: bool) -> None:
         call.worker = None
         if call.ended:
             return
-        if call.said or call.attempts >= MOST_ATTEMPTS:
+        if never or call.said or call.attempts >= MOST_ATTEMPTS:
             call.tell(_gone(call.base))
             return
-        priority = call.request.priority if isinstance(call.request, Generate) else 5
         waiting = Waiting(
-            item=call, priority=priority, since_s=call.since_s,
-            until_s=self.now() + self.options.wait_s,
+            item=call, priority=call.priority, since_s=call.since_s,
+            until_s=self.now() + self.options.wait_s, lane=call.base,
         )  # fmt: skip
         self.queue.push(waiting, again=True)
 
@@ -354,8 +351,9 @@ class Inference:
                 self._done(worker, event.id, event)
             case Failed():
                 self._done(worker, event.id, error_of(event))
-            case LayerReady():
+            case LayerReady() if event.id.startswith(LAYER_ID):
                 worker.layer_done(event.name, event)
+                self.wake()
             case Pong():
                 worker.pong = event
             case _:
@@ -377,7 +375,8 @@ class Inference:
         """Ask WORKER now and then; end it when it does not answer."""
         while worker.process.pid is not None:
             asked_s = self.now()
-            await worker.process.send(Ping(id="ping"))
+            with anyio.move_on_after(PING_S):  # the pipe of one that hangs may be full
+                await worker.process.send(Ping(id="ping"))
             await anyio.sleep(PING_S)
             if worker.heard_s < asked_s and self.now() - worker.heard_s > self.options.hang_s:
                 self._log.error("a model worker hangs and is replaced", worker=worker.number)
@@ -397,13 +396,16 @@ class Inference:
             for late in self.queue.expired(now_s):
                 late.item.tell(_too_late(now_s - late.since_s, len(self.queue)))
             while (waiting := self.queue.take(now_s, self._fits)) is not None:
-                await self._begin(waiting.item)
+                self._begin(waiting.item)
             next_s = self.queue.next_expiry_s()
             with anyio.move_on_after(None if next_s is None else max(0.0, next_s - self.now())):
                 await self._wake.wait()
 
     def _fits(self, call: Call) -> bool:
         if call.ended:
+            return True
+        if call.base not in self.catalogue.names.bases:
+            call.tell(_gone(call.base))
             return True
         served = self._model(call.base)
         if not served.workers and not served.starting:
@@ -414,16 +416,12 @@ class Inference:
             self._start(served)
         return served.worker_for(call) is not None
 
-    async def _begin(self, call: Call) -> None:
+    def _begin(self, call: Call) -> None:
         if call.ended:
             return
         worker = self.served[call.base].worker_for(call)
         assert worker is not None
-        call.attempts += 1
-        call.worker = worker
-        worker.calls[call.request.id] = call
-        await worker.begin(call)
-        self.tasks.start_soon(worker.go, call)
+        self.tasks.start_soon(worker.go, call, worker.take(call))
 
     async def unload_idle(self) -> None:
         """Unload what nobody asks for; until cancelled."""
@@ -439,10 +437,11 @@ class Inference:
                     await self.unload(served.name)
 
     async def end(self) -> None:
-        """End all workers and connections."""
+        """End all workers and connections; none is started again."""
         for upstream in self._upstreams.values():
             await upstream.close()
-        for served in list(self.served.values()):
+        ended, self.served = list(self.served.values()), {}
+        for served in ended:
             for worker in list(served.workers):
                 await worker.process.end()
 

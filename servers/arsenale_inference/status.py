@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from arsenale_inference.answering import Answers
-from arsenale_inference.served import Served, Worker
+from arsenale_inference.served import Served, Worker, layer_name
 from arsenale_inference.service import Inference
 
 
@@ -50,11 +50,13 @@ def _worker(worker: Worker) -> dict[str, Any]:
         "load": len(worker.calls) / worker.ready.sequences,
         "live": len(worker.calls),
         "served": worker.served,
+        "cancelled": worker.cancelled,
+        "answered_tokens": worker.answered_tokens,
         "mean_latency_s": worker.busy_s / worker.served if worker.served else 0.0,
         "context": worker.ready.context,
         "layers_by": worker.ready.composer,
         "layers_by_reason": worker.ready.reason,
-        "layers": dict(worker.cache.sizes),
+        "layers": {layer_name(key): size for key, size in worker.cache.sizes.items()},
         "layer_hits": worker.cache.hits,
         "layer_misses": worker.cache.misses,
         "rss_bytes": pong.rss_bytes if pong else 0,
@@ -73,6 +75,8 @@ _GAUGES = {
 }
 _COUNTERS = {
     "served": "Requests that it ended",
+    "cancelled": "Answers whose client left",
+    "answered_tokens": "Tokens of the answers that it ended",
     "layer_hits": "Layers that were loaded when they were wanted",
     "layer_misses": "Layers that had to be loaded",
     "generated_tokens": "Tokens that it generated",

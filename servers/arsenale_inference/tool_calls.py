@@ -31,14 +31,15 @@ def found_in(text: str, names: frozenset[str]) -> tuple[str, list[ToolCall]]:
 def _call(text: str, names: frozenset[str]) -> ToolCall | None:
     try:
         said: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(said, dict):
         return None
     given = cast("dict[str, Any]", said)
-    if given.get("name") not in names:
+    name = given.get("name")
+    if not isinstance(name, str) or name not in names:
         return None
     arguments: Any = given.get("arguments", given.get("parameters", {}))
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(str(given["name"]), arguments)
+    return ToolCall(name, arguments)

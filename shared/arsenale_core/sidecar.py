@@ -23,9 +23,10 @@ STOP_S = 20.0
 """How long it may take to end."""
 
 POLL_S = 0.05
+AGAIN_S = 0.5
 
-ALREADY = 3
-"""The exit code of a sidecar that finds another one running: that one is waited for."""
+ALREADY_RUNS = 75
+"""Exit status of a sidecar that found another one in its home (`EX_TEMPFAIL` of sysexits.h)."""
 
 NOT_INSTALLED = "run `make inference` in a checkout, else `python -m arsenale_inference.installing`"
 
@@ -66,8 +67,15 @@ def ensure(home: Path, wait: Callable[[float], None] = time.sleep) -> Address:
         found = address(home)
         if found is not None and _answers(found):
             return found
-        if _exit_code(child) not in (None, ALREADY):
-            break
+        match _exit_code(child):
+            case None:
+                pass
+            case status if status == ALREADY_RUNS:  # it starts, or it ends and the next may start
+                wait(AGAIN_S)
+                if address(home) is None:
+                    child = _spawn(home)
+            case _:
+                break
         wait(POLL_S)
     raise UnavailableError("the inference sidecar does not start", hint=f"see {_err_file(home)}")
 

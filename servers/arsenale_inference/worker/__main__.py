@@ -58,9 +58,11 @@ def _opened(options: dict[str, Any], send: Any) -> Any:
 
 
 def _read(source: BinaryIO, worker: Any) -> None:
-    for line in source:
-        worker.submit(decode(line))
-    worker.submit(None)
+    try:
+        for line in source:
+            worker.submit(decode(line))
+    finally:  # nobody would hear what it does
+        worker.submit(None)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,75 @@
 """Embeddings of texts by the base model: a second, small context that pools."""
 
+from collections import deque
+from dataclasses import dataclass, field
+
 import numpy as np
 
-from arsenale_core.errors import InvalidError
+from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_inference.engine.context import Context, ContextOptions, Decoded, Rows
 from arsenale_inference.engine.engine import Engine
 from arsenale_inference.engine.model import Model
+from arsenale_inference.messages import Embed, Embedded, Failed, kind_of
 
 MOST_TOKENS = 2_048
 """A longer text is refused: it is pooled in one step."""
 
 
+@dataclass(slots=True, eq=False)
+class _Job:
+    request: Embed
+    vectors: list[tuple[float, ...]] = field(default_factory=lambda: list[tuple[float, ...]]())
+    tokens: int = 0
+
+
 class Embeddings:
-    """Opens its context when it is first asked."""
+    """Opens its context when it is first asked; one text at a time, so that answers go on."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._context: Context | None = None
+        self._jobs: deque[_Job] = deque()
 
-    def embed(
-        self, inputs: tuple[str | tuple[int, ...], ...]
-    ) -> tuple[tuple[tuple[float, ...], ...], int]:
-        """Return a vector of unit length for each of INPUTS, and how many tokens they have.
+    @property
+    def waiting(self) -> bool:
+        """Say whether there is something to do."""
+        return bool(self._jobs)
 
-        Raises:
-            InvalidError: An input is empty, too long, or has a token that does not exist.
-        """
+    def add(self, request: Embed) -> None:
+        """Let REQUEST wait for its turn."""
+        self._jobs.append(_Job(request))
+
+    def drop(self, id: str) -> bool:
+        """Forget the request ID; false when it does not wait."""
+        found = [job for job in self._jobs if job.request.id == id]
+        for job in found:
+            self._jobs.remove(job)
+        return bool(found)
+
+    def step(self) -> Embedded | Failed | None:
+        """Embed the next text; return what its request comes to when that was the last one."""
+        job = self._jobs[0]
+        request = job.request
+        try:
+            if len(job.vectors) < len(request.inputs):
+                self._embed(job, request.inputs[len(job.vectors)])
+        except ArsenaleError as exc:
+            self._jobs.popleft()
+            return Failed(id=request.id, kind=kind_of(exc), what=exc.what, hint=exc.hint)
+        if len(job.vectors) < len(request.inputs):
+            return None
+        self._jobs.popleft()
+        return Embedded(id=request.id, vectors=tuple(job.vectors), tokens=job.tokens)
+
+    def _embed(self, job: _Job, given: str | tuple[int, ...]) -> None:
         context = self._opened()
-        vectors: list[tuple[float, ...]] = []
-        total = 0
-        for given in inputs:
-            tokens = _tokens(self._engine.model, given)
-            total += len(tokens)
-            context.clear()
-            if not isinstance(context.decode(Rows.prompt(tokens)), Decoded):
-                raise InvalidError("the text does not fit", hint=f"{MOST_TOKENS} tokens at most")
-            found = context.pooled(0).astype(np.float64)
-            vectors.append(tuple((found / max(float(np.linalg.norm(found)), 1e-12)).tolist()))
-        return tuple(vectors), total
+        tokens = _tokens(self._engine.model, given, context.options.tokens)
+        context.clear()
+        if not isinstance(context.decode(Rows.prompt(tokens)), Decoded):
+            raise InvalidError("the text does not fit", hint=f"{MOST_TOKENS} tokens at most")
+        found = context.pooled(0).astype(np.float64)
+        job.tokens += len(tokens)
+        job.vectors.append(tuple((found / max(float(np.linalg.norm(found)), 1e-12)).tolist()))
 
     def _opened(self) -> Context:
         if self._context is None:
@@ -51,16 +83,14 @@ class Embeddings:
 
 
 def _tokens(
-    model: Model, given: str | tuple[int, ...]
+    model: Model, given: str | tuple[int, ...], most: int
 ) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
     if isinstance(given, str):
         tokens = model.tokenize(given, start=True, special=False)
     else:
-        tokens = np.array(given, np.int32)
-    if not 0 < len(tokens) <= MOST_TOKENS:
-        raise InvalidError(
-            f"an input of {len(tokens)} tokens", hint=f"give 1 to {MOST_TOKENS} tokens each"
-        )
+        tokens = np.array(given, np.int64)
+    if not 0 < len(tokens) <= most:
+        raise InvalidError(f"an input of {len(tokens)} tokens", hint=f"give 1 to {most} each")
     if ((tokens < 0) | (tokens >= model.info.n_vocab)).any():
         raise InvalidError("an input has a token that does not exist", hint="send text")
-    return tokens
+    return tokens.astype(np.int32)

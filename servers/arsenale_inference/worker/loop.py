@@ -6,13 +6,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
 
 from arsenale_core import logs
-from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, NotFoundError
+from arsenale_core.errors import (
+    ArsenaleError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from arsenale_core.lora import gguf_files
 from arsenale_inference.engine import samplers
 from arsenale_inference.engine.context import Aborted, Decoded, NoRoom, Rows
@@ -43,13 +50,19 @@ from arsenale_inference.worker.embedding import Embeddings
 from arsenale_inference.worker.generation import Generation, canonical
 from arsenale_inference.worker.prefixes import Prefixes
 from arsenale_inference.worker.steps import plan
-from arsenale_inference.worker.text import Answer
+from arsenale_inference.worker.text import Answer, joined
 
 PROMPT_ROWS = 128
 """Rows of prompts in a step in which others generate: bounds how long those wait."""
 
+HOLD_S = 0.004
+"""Tokens of steps shorter than this travel together, but the first of an answer: each line and
+each chunk costs the sidecar and the client as much as a small model's step."""
+
 ABORTABLE_ROWS = 32
 """A step with so many rows of a prompt is stopped when its client leaves; a shorter one ends."""
+
+_CRASHED = "this request cannot be done by the worker ({})"
 
 
 class Worker:
@@ -75,7 +88,11 @@ class Worker:
         self._prefilling: frozenset[str] = frozenset()
         self._counts = dict.fromkeys(("steps", "generated", "prefilled", "cached"), 0)
         self._step_s = 0.0
+        self._said: dict[str, list[Piece]] = {}
+        self._sent_s = 0.0
         self._log = logs.get("arsenale.inference")
+        self._ends = cache(engine.model.ends)
+        self._bytes = cache(engine.model.piece)
 
     # ------------------------------------------------------------ from other threads
     def submit(self, request: Request | None) -> None:
@@ -103,6 +120,8 @@ class Worker:
             self._admit()
             if self._live:
                 self._step()
+            if self._embeddings.waiting and (event := self._embeddings.step()) is not None:
+                self._send(event)
 
     def _ready(self) -> Ready:
         info = self._engine.describe()
@@ -116,7 +135,7 @@ class Worker:
     def _receive(self) -> bool:
         """Take in what came; wait for something when there is nothing to do."""
         while True:
-            idle = not self._live and not self._waiting
+            idle = not (self._live or self._waiting or self._embeddings.waiting)
             try:
                 request = self._inbox.get(block=idle)
             except queue.Empty:
@@ -134,7 +153,7 @@ class Worker:
                 case Cancel():
                     self._cancel(request.id)
                 case Embed():
-                    self._send(self._embedded(request))
+                    self._embeddings.add(request)
                 case _Read():
                     self._add_layer(request)
                 case DropLayer():
@@ -147,6 +166,9 @@ class Worker:
                     assert_never(request)
         except ArsenaleError as exc:
             self._fail(request.id, exc)
+        except Exception as exc:  # noqa: BLE001  # one request must not end those of the others
+            self._log.exception("a request cannot be done", kind=type(request).__name__)
+            self._fail(request.id, UnavailableError(_CRASHED.format(type(exc).__name__)))
 
     def _generation(self, request: Generate) -> Generation:
         stack = canonical(request.stack)
@@ -174,14 +196,12 @@ class Worker:
             deadline_s=None if request.deadline_s is None else now_s + request.deadline_s,
         )  # fmt: skip
 
-    def _embedded(self, request: Embed) -> Embedded:
-        vectors, tokens = self._embeddings.embed(request.inputs)
-        return Embedded(id=request.id, vectors=vectors, tokens=tokens)
-
     def _cancel(self, id: str) -> None:
         for generation in (*self._waiting, *self._live):
             if generation.id == id:
                 generation.cancelled = True
+        if self._embeddings.drop(id):
+            self._send(Embedded(id=id, vectors=(), tokens=0))
 
     # ------------------------------------------------------------ layers
     def _add_layer(self, read: "_Read") -> None:
@@ -276,6 +296,8 @@ class Worker:
         parts = [(g, n) for g, n in zip(self._live, counts, strict=True) if n]
         self._prefilling = frozenset(g.id for g, n in parts if n >= ABORTABLE_ROWS)
         started_s = self._now()
+        if any(n > 1 for _, n in parts):
+            self._flush()  # a long step begins
         rows = _rows(parts)
         outcome = self._engine.decode(rows, [g.stack for g, n in parts for _ in range(n)])
         self._prefilling = frozenset()
@@ -293,7 +315,7 @@ class Worker:
 
     def _advance(self, parts: Sequence[tuple[Generation, int]], decoded: Decoded) -> None:
         now_s = self._now()
-        pieces: list[Piece] = []
+        urgent = now_s - self._sent_s >= HOLD_S
         ended: list[tuple[Generation, Finish]] = []
         logits = iter(decoded.logits)
         for generation, n in parts:
@@ -304,7 +326,7 @@ class Worker:
                 continue
             self._counts["prefilled"] += n - 1
             if generation.first_s is None:
-                generation.first_s = now_s
+                generation.first_s, urgent = now_s, True
                 self._note(generation)
             try:
                 piece, reason = self._next(generation, next(logits))
@@ -313,23 +335,31 @@ class Worker:
                 self._fail(generation.id, exc)
                 continue
             if piece is not None:
-                pieces.append(piece)
+                self._said.setdefault(generation.id, []).append(piece)
             if reason is not None:
                 ended.append((generation, reason))
-        if pieces:
-            self._send(Pieces(pieces=tuple(pieces)))
+        if urgent:
+            self._flush()
         for generation, reason in ended:
             self._end(generation, reason)
 
+    def _flush(self) -> None:
+        """Send what was said since the last time."""
+        if self._said:
+            said = tuple(joined(pieces) for pieces in self._said.values())
+            self._said.clear()
+            self._send(Pieces(pieces=said))
+        self._sent_s = self._now()
+
     def _next(self, generation: Generation, logits: Any) -> tuple[Piece | None, Finish | None]:
         """Choose the next token of GENERATION; return what it says and why it ends, if it does."""
-        model, request = self._engine.model, generation.request
+        request = generation.request
         token = generation.sampler.choose(logits)
         self._counts["generated"] += 1
-        if model.ends(token) and not request.ignore_end:
+        if not request.ignore_end and self._ends(token):
             return self._piece(generation, generation.answer.finish(), (), ()), "stop"
         generation.tokens.append(token)
-        said = generation.answer.add(model.piece(token))
+        said = generation.answer.add(self._bytes(token))
         shown = self._logprobs(logits, token, request.sampling.logprobs)
         reason: Finish | None = None
         if generation.answer.stopped:
@@ -372,6 +402,7 @@ class Worker:
 
     def _end(self, generation: Generation, reason: Finish) -> None:
         self._remove(generation)
+        self._flush()
         self._send(generation.finished(reason, self._now()))
 
     def _remove(self, generation: Generation) -> None:
@@ -407,6 +438,7 @@ class Worker:
         self._waiting.insert(0, last)
 
     def _fail(self, id: str, error: ArsenaleError) -> None:
+        self._flush()
         self._send(Failed(id=id, kind=kind_of(error), what=error.what, hint=error.hint))
 
     def _pong(self, id: str) -> Pong:
@@ -429,6 +461,8 @@ class _Read:
 
 
 def _rows(parts: Sequence[tuple[Generation, int]]) -> Rows:
+    if all(n == 1 and generation.whole(1) for generation, n in parts):
+        return _next_rows([generation for generation, _ in parts])
     each = [_rows_of(generation, n) for generation, n in parts]
     if len(each) == 1:
         return each[0]
@@ -438,6 +472,16 @@ def _rows(parts: Sequence[tuple[Generation, int]]) -> Rows:
     )
     tokens, positions, sequences, wants = joined
     return Rows(tokens=tokens, positions=positions, sequences=sequences, wants=wants)
+
+
+def _next_rows(generations: Sequence[Generation]) -> Rows:
+    """Return the usual step: a token of each."""
+    return Rows(
+        tokens=np.array([each.tokens[-1] for each in generations], np.int32),
+        positions=np.array([each.computed for each in generations], np.int32),
+        sequences=np.array([each.sequence for each in generations], np.int32),
+        wants=np.ones(len(generations), bool),
+    )
 
 
 def _rows_of(generation: Generation, n: int) -> Rows:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from functools import cache
 from typing import Any, cast
 
@@ -16,6 +17,14 @@ from arsenale_inference.messages import Generate
 
 LONGEST_PROMPT_CHARS = 8_000_000
 """A rendered prompt longer than this is refused before it is cut into tokens."""
+
+MOST_REPEATED = 1_000
+"""A count in a JSON schema becomes a rule as long as it; 10**9 took all memory."""
+
+DEEPEST_GRAMMAR = 500
+"""llama.cpp's parser of grammars takes 10,000 and more; 200,000 crashed it."""
+
+_COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
 
 
 def tokens_of(model: Model, request: Generate) -> NDArray[np.int32]:
@@ -61,7 +70,10 @@ def _rendered(model: Model, request: Generate) -> str:
             bos_token=_special(model, "bos"),
             eos_token=_special(model, "eos"),
         )
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as exc:
+    except (
+        jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError,
+        RecursionError,
+    ) as exc:  # fmt: skip
         raise InvalidError(
             f"the chat template refuses the messages ({exc})",
             hint="check their roles, their order and their contents",
@@ -111,12 +123,11 @@ def _now(form: str) -> str:
     return datetime.datetime.now(datetime.UTC).strftime(form)
 
 
-MOST_REPEATS = 512
-"""llama.cpp refuses grammars that repeat a rule more often; longer limits are left out."""
+_UPPER = ("maxLength", "maxItems")
 
 
 def _followable(schema: Any) -> Any:
-    """Return SCHEMA without limits on lengths that a grammar cannot keep."""
+    """Return SCHEMA without upper limits on lengths that a grammar cannot keep."""
     if isinstance(schema, list):
         return [_followable(each) for each in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
@@ -124,9 +135,48 @@ def _followable(schema: Any) -> Any:
     return {
         key: _followable(value)
         for key, value in cast("dict[str, Any]", schema).items()
-        if not (key in ("maxLength", "maxItems", "minLength", "minItems")
-                and isinstance(value, int) and value > MOST_REPEATS)
-    }  # fmt: skip
+        if not (key in _UPPER and isinstance(value, int) and value > MOST_REPEATED)
+    }
+
+
+def _shallow(grammar: str) -> str:
+    """Return GRAMMAR, unless llama.cpp, which descends into it, would run out of stack."""
+    depth = deepest = 0
+    for char in grammar:
+        depth += (char == "(") - (char == ")")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST_GRAMMAR:
+        raise InvalidError(
+            f"a grammar of {deepest:,} parentheses within each other",
+            hint=f"{DEEPEST_GRAMMAR} at most; give the inner ones names",
+        )
+    return grammar
+
+
+def _check_counts(schema: Any) -> None:
+    """Refuse a schema that says how often in numbers that become so many rules."""
+    match schema:
+        case dict():
+            for key, value in cast("dict[str, Any]", schema).items():
+                if key in _COUNTS and isinstance(value, int) and value > MOST_REPEATED:
+                    raise _too_often(f"{key} {value:,}")
+                if key == "pattern" and isinstance(value, str):
+                    _check_pattern(value)
+                _check_counts(value)
+        case list():
+            for each in cast("list[Any]", schema):
+                _check_counts(each)
+        case _:
+            pass
+
+
+def _check_pattern(pattern: str) -> None:
+    if any(int(number) > MOST_REPEATED for number in re.findall(r"\d+", pattern)):
+        raise _too_often("a repetition in a pattern")
+
+
+def _too_often(what: str) -> InvalidError:
+    return InvalidError(f"the JSON schema has {what}", hint=f"{MOST_REPEATED:,} at most")
 
 
 def grammar_of(request: Generate) -> str | None:
@@ -136,12 +186,16 @@ def grammar_of(request: Generate) -> str | None:
         InvalidError: Its JSON schema cannot be followed.
     """
     if request.schema is None:
-        return request.grammar
+        return None if request.grammar is None else _shallow(request.grammar)
     from llama_cpp.llama_grammar import json_schema_to_gbnf  # noqa: PLC0415
 
+    schema = _followable(request.schema)
+    _check_counts(schema)
     try:
-        return json_schema_to_gbnf(json.dumps(_followable(request.schema)))
-    except (KeyError, TypeError, ValueError, AssertionError, RecursionError) as exc:
+        return _shallow(json_schema_to_gbnf(json.dumps(schema)))
+    except (
+        AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError, re.error
+    ) as exc:  # fmt: skip
         raise InvalidError(
             f"the JSON schema cannot be followed ({type(exc).__name__}: {exc})",
             hint="use the usual keywords: type, properties, required, items, enum, anyOf",

@@ -3,6 +3,8 @@
 import codecs
 from collections.abc import Sequence
 
+from arsenale_inference.messages import Piece
+
 
 class Answer:
     """The text of one answer as it grows.
@@ -37,6 +39,18 @@ class Answer:
         held = max((_beginning(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """Return PIECES, of one answer and in order, as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Piece(
+        id=pieces[0].id,
+        text="".join(each.text for each in pieces),
+        tokens=tuple(token for each in pieces for token in each.tokens),
+        logprobs=tuple(shown for each in pieces for shown in each.logprobs),
+    )
 
 
 def _beginning(text: str, stop: str) -> int:

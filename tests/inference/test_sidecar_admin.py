@@ -1,0 +1,138 @@
+"""The sidecar's administration, metrics and gate."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from arsenale_inference.catalogue import TINY
+
+if TYPE_CHECKING:
+    from tests.inference.conftest import Sidecar
+
+LONG = "List the planets. " * 12
+PORT = "Which port does arsenale use?"
+
+
+def said(running: "Sidecar", question: str, model: str) -> str:
+    answer = running.chat(question, model, max_tokens=24)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+# ---------------------------------------------------------------- administration
+def test_a_genome_is_put_asked_listed_and_removed(running: "Sidecar") -> None:
+    body = {
+        "base": "tiny",
+        "layers": [{"name": "my-tone", "path": str(TINY / "tone.gguf"), "weight": 1.0}],
+    }
+    assert running.http.put("/admin/genomes/anna", json=body).status_code == 200
+    assert "anna" in [each["id"] for each in running.http.get("/v1/models").json()["data"]]
+    assert said(running, PORT, "anna") == said(running, PORT, "tiny+tiny-tone")
+    assert running.http.delete("/admin/genomes/anna").status_code == 200
+    assert running.chat(model="anna").status_code == 404
+
+
+def test_a_layer_that_is_given_another_file_is_another_layer(
+    running: "Sidecar", tmp_path: Path
+) -> None:
+    def put(path: Path) -> None:
+        answer = running.http.put("/admin/layers/mine", json={"path": str(path)})
+        assert answer.status_code == 200, answer.text
+
+    put(TINY / "facts.gguf")
+    facts = said(running, PORT, "tiny+mine")
+    put(TINY / "tone.gguf")
+    assert said(running, PORT, "tiny+mine") == said(running, PORT, "tiny+tiny-tone")
+    copy = tmp_path / "layer.gguf"
+    copy.write_bytes((TINY / "tone.gguf").read_bytes())
+    put(copy)
+    assert said(running, PORT, "tiny+mine") != facts
+    copy.write_bytes((TINY / "facts.gguf").read_bytes())
+    assert said(running, PORT, "tiny+mine") == facts, "the file was replaced"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/admin/genomes/a+b", {"base": "tiny"}),
+        ("/admin/genomes/x", {"base": "gpt"}),
+        ("/admin/genomes/x", {"base": "tiny", "layers": [{"name": "l", "path": "/nowhere"}]}),
+        ("/admin/genomes/x", {"base": "tiny", "more": 1}),
+        ("/admin/layers/x", {"path": "relative.gguf"}),
+        ("/admin/layers/x", {"path": "/" + "x" * 5_000}),
+        ("/admin/layers/x", {"path": "/a\u0000b"}),
+        ("/admin/models/x", {"path": "/"}),
+    ],
+)
+def test_what_cannot_be_registered_says_why(
+    running: "Sidecar", path: str, body: dict[str, Any]
+) -> None:
+    answer = running.http.put(path, json=body)
+    assert answer.status_code in (400, 404), answer.text
+    assert len(answer.json()["error"]["message"]) > 10
+
+
+def test_a_model_can_be_loaded_warmed_and_unloaded(running: "Sidecar") -> None:
+    assert running.http.post("/admin/load", json={"model": "tiny"}).status_code == 200
+    said: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": LONG}]}
+    assert running.http.post("/admin/warm", json=said).status_code == 200
+    used = running.chat(LONG, seed=1).json()["usage"]
+    assert used["prompt_tokens_details"]["cached_tokens"] > 100
+    assert running.http.post("/admin/unload", json={"model": "tiny"}).json()["models"] == []
+    assert running.chat("after the unload").status_code == 200, "it is loaded again"
+    assert running.http.post("/admin/unload", json={"model": "gpt"}).status_code == 404
+
+
+def test_the_metrics_are_prometheus_metrics(running: "Sidecar") -> None:
+    running.chat()
+    text = running.http.get("/metrics").text
+    samples = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["arsenale_inference_requests_total"] >= 1
+    assert samples["arsenale_inference_queue_depth"] == 0
+    assert samples["arsenale_inference_worker_served_total"] >= 1
+    assert samples["arsenale_inference_worker_rss_bytes"] > 1e6
+
+
+# ---------------------------------------------------------------- the gate
+def test_health_needs_no_token_and_all_else_does(running: "Sidecar") -> None:
+    assert httpx2.get(f"{running.url}/healthz").json() == {"status": "ok"}
+    for path in ("/metrics", "/v1/models", "/admin/status", "/nowhere"):
+        refused = httpx2.get(running.url + path)
+        assert refused.status_code == 401
+        assert refused.json()["error"]["type"] == "authentication_error"
+
+
+def test_pages_elsewhere_and_other_names_are_refused(running: "Sidecar") -> None:
+    for headers, code in (
+        ({"Host": "evil.example"}, 421), ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+    ):  # fmt: skip
+        answer = running.http.get("/v1/models", headers=headers)
+        assert answer.status_code == code
+        assert code == 200 or answer.json()["error"]["message"]
+
+
+def test_an_answer_does_not_wait_for_the_network(running: "Sidecar") -> None:
+    def ask() -> float:
+        began_s = time.perf_counter()
+        assert running.http.get("/healthz").status_code == 200
+        return time.perf_counter() - began_s
+
+    assert min(ask() for _ in range(9)) < 0.03, "Nagle's algorithm takes 40 ms an answer"
+
+
+def test_a_port_that_is_taken_is_named(start_sidecar: Callable[..., "Sidecar"]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(TimeoutError, match=f"port {port} cannot be had"):
+            start_sidecar(port=port)
