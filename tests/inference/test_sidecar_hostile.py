@@ -218,7 +218,7 @@ def test_a_client_that_leaves_while_it_waits_is_forgotten(
                 f"{served.url}/v1/chat/completions", headers=served.address.headers, timeout=0.2,
                 json={"model": f"tiny+tiny-facts:0.{n + 1}", "messages": HELLO},
             )  # fmt: skip
-    assert served.status()["queue_depth"] == 0
+    served.until(lambda s: s["queue_depth"] == 0)
     os.kill(pid, signal.SIGCONT)
     served.until_idle()
     assert served.worker()["pid"] == pid
