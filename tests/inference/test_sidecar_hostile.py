@@ -212,14 +212,16 @@ def test_a_client_that_leaves_while_it_waits_is_forgotten(
 ) -> None:
     served.chat()
     pid = kill_worker(served, signal.SIGSTOP)
-    for n in range(12):
-        with pytest.raises(httpx2.ReadTimeout):
-            httpx2.post(
-                f"{served.url}/v1/chat/completions", headers=served.address.headers, timeout=0.2,
-                json={"model": f"tiny+tiny-facts:0.{n + 1}", "messages": HELLO},
-            )  # fmt: skip
-    assert served.status()["queue_depth"] == 0
-    os.kill(pid, signal.SIGCONT)
+    try:
+        for n in range(12):
+            with pytest.raises(httpx2.ReadTimeout):
+                httpx2.post(
+                    f"{served.url}/v1/chat/completions", headers=served.address.headers,
+                    json={"model": f"tiny+tiny-facts:0.{n + 1}", "messages": HELLO}, timeout=0.2,
+                )  # fmt: skip
+        served.until(lambda status: status["queue_depth"] == 0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
     served.until_idle()
     assert served.worker()["pid"] == pid
 

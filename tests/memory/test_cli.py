@@ -74,8 +74,10 @@ def test_what_goes_wrong_is_a_line_and_no_traceback(
 def test_models_says_what_there_is(environment: dict[str, str]) -> None:
     code = "from arsenale_daemon.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "models"], env=dict(environment, PATH=os.environ["PATH"]),
+        [sys.executable, "-c", code, "models", "list", "--json"],
+        env=dict(environment, PATH=os.environ["PATH"]),
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
-    assert "minilm-l6-int8: not installed" in done.stdout
-    assert "wordllama-256: built in" in done.stdout
+    said = json.loads(done.stdout)
+    assert said["embedders"] == {"wordllama-256": True, "minilm-l6-int8": False}
+    assert "tiny" in said["bases"]
