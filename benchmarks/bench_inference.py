@@ -119,12 +119,17 @@ class Server:
                     count += 1
         return Heard(first_s, time.perf_counter() - began_s, count)
 
-    def rate(self, models: Sequence[str], asked: Sequence[Any]) -> tuple[float, list[Heard]]:
+    def rate(
+        self, models: Sequence[str], asked: Sequence[Any], **more: Any
+    ) -> tuple[float, list[Heard]]:
         """Return tokens per CPU second when all clients ask at once."""
         pids = self.pids()
         before_s = cpu_s(pids)
         with ThreadPoolExecutor(len(asked)) as pool:
-            heard = list(pool.map(self.ask, models, asked))
+            jobs = [
+                pool.submit(self.ask, *pair, **more) for pair in zip(models, asked, strict=True)
+            ]
+            heard = [job.result() for job in jobs]
         return len(asked) * TOKENS / (cpu_s(pids) - before_s), heard
 
 
@@ -314,10 +319,13 @@ def official(bench: Bench, python: str | None) -> None:
         print("  llama_cpp.server: skipped (--server-python names no environment that has it)")
         return
     with official_server(python, bench.path) as theirs:
+        ends = [token for token in range(bench.n_vocab) if bench.raw.model.ends(token)]
+        more = {"logit_bias": dict.fromkeys(map(str, ends), -100)}
         for clients in (1, 8):
             texts = [f"{number} What is this about, my friend?" for number in range(clients)]
-            theirs.rate([bench.name] * clients, texts)
-            rate, _ = theirs.rate([bench.name] * clients, texts)
+            theirs.rate([bench.name] * clients, texts, **more)
+            rate, heard = theirs.rate([bench.name] * clients, texts, **more)
+            rate *= sum(each.tokens for each in heard) / (clients * TOKENS)  # a chunk a token
             asked = prompts(clients, bench.n_vocab, 77)
             mine, _ = bench.server.rate([bench.name] * clients, asked)
             print(f"  {clients} clients: {mine / rate:.2f} times llama_cpp.server ({rate:,.1f})")

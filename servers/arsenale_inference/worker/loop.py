@@ -120,8 +120,10 @@ class Worker:
             self._admit()
             if self._live:
                 self._step()
-            if self._embeddings.waiting and (event := self._embeddings.step()) is not None:
-                self._send(event)
+            if self._embeddings.waiting:
+                self._flush()
+                if (event := self._embeddings.step()) is not None:
+                    self._send(event)
 
     def _ready(self) -> Ready:
         info = self._engine.describe()
