@@ -66,7 +66,9 @@ class Asking:
         asked = replace(question, context=(*question.context, *knowledge.context(known)))
         report = await self._answer(genome, name, asked, told)
         sources = knowledge.quoted(report.text, known)
-        return report.model_copy(update={"sources": sources, "retrieved_ms": round(took_ms, 1)})
+        hint = None if known else f"Nothing in {question.knowledge!r} fits the prompt."
+        update = {"sources": sources, "retrieved_ms": round(took_ms, 1), "hint": hint}
+        return report.model_copy(update=update)
 
     async def compare(
         self, asked: Sequence[str], question: Question, told: Told | None

@@ -170,6 +170,7 @@ class AnswerReport(Lean):
     seconds: float | None = None
     sources: list[Quoted] = Field(default_factory=lambda: list[Quoted]())
     retrieved_ms: float | None = None
+    hint: str | None = None
     error: str | None = None
 
 

@@ -21,7 +21,7 @@ from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, Not
 from arsenale_core.tasks import background
 from arsenale_inference import replies
 from arsenale_inference.answering import Answers, reply_to
-from arsenale_inference.catalogue import BaseEntry, Catalogue, GenomeEntry, LayerEntry
+from arsenale_inference.catalogue import BaseEntry, Catalogue, GenomeEntry, Group, LayerEntry
 from arsenale_inference.openai_requests import Chat, Completion, Embedding
 from arsenale_inference.queueing import QueueFullError
 from arsenale_inference.service import Inference
@@ -187,7 +187,10 @@ class Api:
     async def warm(self, request: Request) -> Response:
         """Load model and layers and compute a prompt, so that the next answer starts at once."""
         body = await _body(request, Chat)
-        asked = body.model_copy(update={"max_tokens": 1, "stream": False, "n": 1, "seed": None})
+        asked = body.model_copy(  # temperature 1: an answer that is kept would warm nothing
+            update={"max_tokens": 1, "max_completion_tokens": None, "stream": False, "n": 1,
+                    "seed": None, "temperature": 1.0, "ignore_eos": False}
+        )  # fmt: skip
         answer = await self._answers.whole(asked, reply_to(asked, int(self._now())))
         return JSONResponse({"model": body.model, "usage": answer["usage"]})
 
@@ -214,6 +217,8 @@ class Api:
         """Register a genome with the files of its layers."""
         name, body = request.path_params["name"], await _body(request, GenomeBody)
         known = [each.name for each in body.layers if each.path is None]
+        if body.base not in self._catalogue.names.bases:
+            raise NotFoundError("base model", body.base, hint="a genome stands on a base model")
         self._catalogue.resolve("+".join([body.base, *known]))
         self._catalogue.put(
             layers={
@@ -231,7 +236,11 @@ class Api:
 
     async def remove(self, request: Request) -> Response:
         """Forget a model, layer or genome."""
-        self._catalogue.remove(request.path_params["name"])
+        kinds: dict[str, Group] = {"models": "bases", "layers": "layers", "genomes": "genomes"}
+        kind = request.path_params["kind"]
+        if kind not in kinds:
+            raise NotFoundError("kind", kind, hint="there are models, layers and genomes")
+        self._catalogue.remove(request.path_params["name"], kinds[kind])
         return JSONResponse({"removed": request.path_params["name"]})
 
     @property

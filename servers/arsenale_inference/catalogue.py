@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from arsenale_core.errors import InvalidError, NotFoundError
+from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_inference.messages import Stack
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/@ -]{0,127}$"
@@ -22,6 +22,9 @@ TINY = Path(__file__).with_name("tiny")
 
 MOST_LAYERS = 16
 """Layers in one stack."""
+
+Group = Literal["bases", "layers", "genomes"]
+"""The sorts of what is registered."""
 
 Name = Annotated[str, Field(pattern=NAME)]
 
@@ -114,6 +117,12 @@ class Catalogue:
         Raises:
             InvalidError: A name or a path cannot be used.
         """
+        names = self.names
+        taken = {*names.bases} & {*(genomes or {})} | {*names.genomes} & {*(bases or {})}
+        if taken:
+            raise ConflictError(
+                f"{', '.join(taken)} is the name of another model", hint="choose another name"
+            )
         self._write(
             {
                 "bases": {**self._own.bases, **(bases or {})},
@@ -122,18 +131,31 @@ class Catalogue:
             }
         )
 
-    def remove(self, name: str) -> None:
-        """Forget the base, layer or genome NAME; its file stays.
+    def remove(self, name: str, group: Group | None = None) -> None:
+        """Forget the base, layer or genome NAME, or the one of GROUP; its file stays.
 
         Raises:
             NotFoundError: There is none that was added.
+            ConflictError: A genome uses it.
         """
         groups = {"bases": self._own.bases, "layers": self._own.layers,
                   "genomes": self._own.genomes}  # fmt: skip
-        if not any(name in group for group in groups.values()):
+        wanted = [kind for kind, entries in groups.items()
+                  if name in entries and group in (None, kind)]  # fmt: skip
+        if not wanted:
             raise NotFoundError("model", name, hint="`arsenale models list` shows what was added")
+        users = [
+            genome
+            for genome, entry in self._own.genomes.items()
+            if name in (entry.base, *(layer for layer, _ in entry.layers))
+        ]
+        if users and wanted != ["genomes"]:
+            raise ConflictError(f"{', '.join(users)} uses {name}", hint="remove that one first")
         self._write(
-            {kind: {k: v for k, v in group.items() if k != name} for kind, group in groups.items()}
+            {
+                kind: {k: v for k, v in entries.items() if k != name or kind not in wanted}
+                for kind, entries in groups.items()
+            }
         )
 
     def _write(self, groups: dict[str, dict[str, BaseModel]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import httpx2
 import typer
@@ -118,7 +119,7 @@ def ask(
         }  # fmt: skip
         with httpx2.stream(
             "POST", f"{found.url}/v1/chat/completions", json=body, headers=found.headers,
-            timeout=None,
+            timeout=None, trust_env=False,
         ) as answer:  # fmt: skip
             if answer.status_code != 200:
                 answer.read()
@@ -205,7 +206,7 @@ def add(
         running = sidecar.address(home)
         if running is not None:  # it alone writes the catalogue then
             group = "layers" if is_layer else "models"
-            _ask(running, "PUT", f"/admin/{group}/{called}", {"path": str(path)})
+            _ask(running, "PUT", f"/admin/{group}/{quote(called, safe='')}", {"path": str(path)})
         elif is_layer:
             _catalogue(home).put(layers={called: LayerEntry(path=path)})
         else:
@@ -224,7 +225,10 @@ def remove(name: str) -> None:
         home = Settings.read().home
         running = sidecar.address(home)
         if running is not None:
-            _ask(running, "DELETE", f"/admin/models/{name}")
+            names = _catalogue(home).names
+            kind = next((k for k, g in (("layers", names.layers), ("genomes", names.genomes))
+                         if name in g), "models")  # fmt: skip
+            _ask(running, "DELETE", f"/admin/{kind}/{quote(name, safe='')}")
         else:
             _catalogue(home).remove(name)
         out.print(f"{name} is forgotten.")
@@ -253,7 +257,7 @@ def _add_engine(home: Path, url: str, name: str | None, by: Literal["stack", "ad
     running = sidecar.address(home)
     body = {"url": url, "layers_by": by}
     if running is not None:
-        _ask(running, "PUT", f"/admin/models/{name}", body)
+        _ask(running, "PUT", f"/admin/models/{quote(name, safe='')}", body)
     else:
         _catalogue(home).put(bases={name: BaseEntry(url=url, layers_by=by)})
     out.print(f"model {name} is served by {url}.")
@@ -305,7 +309,12 @@ def _ask(
 ) -> dict[str, Any]:
     try:
         answer = httpx2.request(
-            method, found.url + path, json=body, headers=found.headers, timeout=600
+            method,
+            found.url + path,
+            json=body,
+            headers=found.headers,
+            timeout=600,
+            trust_env=False,
         )
     except httpx2.HTTPError as exc:
         raise UnavailableError("the sidecar does not answer", hint=f"kill {found.pid}") from exc

@@ -5,7 +5,7 @@ Source: the OpenAI API reference (chat, completions, embeddings), 2026.
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from arsenale_core.errors import InvalidError
 from arsenale_inference.messages import Generate, Sampling
@@ -26,6 +26,15 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        """Take a field that is null for one that is not there, as clients mean it."""
+        if not isinstance(data, dict):
+            return data
+        given = cast("dict[str, Any]", data)
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class StreamOptions(_Request):
@@ -283,6 +292,8 @@ class Embedding(_Request):
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
     """Return MESSAGE with its content as text: parts of a kind that is not text are refused."""
     content: Any = message.get("content")
+    if content is None:
+        return {**message, "content": ""}  # as with tool calls; templates want a text
     if not isinstance(content, list):
         return message
     parts = cast("list[Any]", content)

@@ -104,8 +104,10 @@ class WorkerProcess:
             await process.aclose()
 
     async def _event(self) -> Event:
-        assert self._process is not None and self._process.stdout is not None
+        process = self._process
+        if process is None or process.stdout is None:  # it was ended between two events
+            raise anyio.ClosedResourceError
         while b"\n" not in self._buffer:
-            self._buffer += await self._process.stdout.receive(LINE_BYTES)
+            self._buffer += await process.stdout.receive(LINE_BYTES)
         line, _, self._buffer = self._buffer.partition(b"\n")
         return decode(line)

@@ -229,6 +229,9 @@ class Inference:
         try:
             while len(served.workers) < self.options.workers:
                 await self._start_worker(served)
+        except OSError as exc:
+            served.broken = UnavailableError(f"a worker cannot be started ({exc})")
+            self._fail_waiting(served, served.broken)
         except ArsenaleError as exc:
             served.broken = exc
             self._fail_waiting(served, exc)

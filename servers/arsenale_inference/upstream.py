@@ -62,6 +62,12 @@ class Upstream:
             async with aclosing(way(request, stack)) as told:
                 async for each in told:
                     yield each
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+            raise UnavailableError(
+                f"the engine of {self._name} at {self.entry.url} says what is no OpenAI answer "
+                f"({type(exc).__name__})",
+                hint="check that the URL ends in /v1",
+            ) from exc
         except httpx2.HTTPError as exc:
             raise UnavailableError(
                 f"the engine of {self._name} at {self.entry.url} does not answer "
@@ -114,6 +120,8 @@ class Upstream:
                     reason = _REASONS.get(choice.get("finish_reason") or "", reason)
                     if (piece := _piece(request.id, choice, chat=chat)) is not None:
                         yield piece
+        if first_s is None:
+            raise ValueError("no answer in the stream")
         yield self._finished(request.id, reason, usage, began_s, first_s)
 
     def _finished(

@@ -71,7 +71,8 @@ class Exchange:
         """
         place = None if path is None else _expanded(path)
         if action == "export":
-            return await self.take(form, place, query, roots)
+            written = None if roots is None else [r for r in roots if r.name != ".claude"]
+            return await self.take(form, place, query, written)
         if place is None:
             raise InvalidError("an import needs a path", hint="of a file or a folder")
         return await self.bring(
@@ -274,8 +275,10 @@ def _transcript(file: Path) -> Iterator[Item | str]:
 
 
 def _write_lines(form: Format, path: Path, histories: Iterator[Sequence[Version]]) -> int:
+    if path.exists():
+        raise _taken(path)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     count = 0
 
     def counted() -> Iterator[Sequence[Version]]:
@@ -284,13 +287,22 @@ def _write_lines(form: Format, path: Path, histories: Iterator[Sequence[Version]
             count += 1
             yield history
 
-    with fresh.open("w", encoding="utf-8", newline="\n") as file:
-        if form == "jsonl":
-            file.writelines(formats.jsonl_out(counted()))
-        else:
-            file.writelines(formats.graph_out(history[-1] for history in counted()))
-    fresh.replace(path)
+    try:
+        with fresh.open("w", encoding="utf-8", newline="\n") as file:
+            if form == "jsonl":
+                file.writelines(formats.jsonl_out(counted()))
+            else:
+                file.writelines(formats.graph_out(history[-1] for history in counted()))
+        os.link(fresh, path)  # unlike a rename, it replaces nothing
+    except FileExistsError as exc:
+        raise _taken(path) from exc
+    finally:
+        fresh.unlink(missing_ok=True)
     return count
+
+
+def _taken(path: Path) -> InvalidError:
+    return InvalidError(f"{path} is there already", hint="export to a new file, or remove that one")
 
 
 def _write_notes(form: Format, path: Path, histories: Iterator[Sequence[Version]]) -> int:

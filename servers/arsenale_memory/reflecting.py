@@ -106,6 +106,8 @@ class Reflecting:
         )
         known = [row.content[:MEMORY_CHARS] for row in found.memories]
         asked = self._render("question", question=question, memories=known, sentences=SENTENCES)
+        if {"question", "synthesis"} & set(agents):
+            raise InvalidError("`question` and `synthesis` are no agents", hint=", ".join(AGENTS))
         prompts = {agent: self._render(agent) for agent in dict.fromkeys(agents)}
         told = _Told(len(prompts) * samples + 1, progress)
         async with self.open_chat() as chat:
@@ -232,7 +234,7 @@ class Reflecting:
         for folder in (self.folder, _SHIPPED):
             file = folder / f"{name}.md.j2"
             if file.is_file():
-                return _environment().from_string(file.read_text(encoding="utf-8")).render(**values)
+                return _rendered(file, values)
         hint = f"there are {', '.join(AGENTS)}; others are files NAME.md.j2 in {self.folder}"
         raise InvalidError(f"no agent {name!r}", hint=hint)
 
@@ -245,6 +247,13 @@ class _Told:
         self._done += 1
         if self._progress:
             await self._progress(self._done, self._total)
+
+
+def _rendered(file: Path, values: dict[str, Any]) -> str:
+    try:
+        return _environment().from_string(file.read_text(encoding="utf-8")).render(**values)
+    except (jinja2.TemplateError, UnicodeDecodeError, TypeError, ArithmeticError) as exc:
+        raise InvalidError(f"the prompt {file} cannot be used ({exc})", hint="mend it") from exc
 
 
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
@@ -270,6 +279,6 @@ def _json(text: str) -> dict[str, Any] | None:
 
 def _position(said: object) -> float:
     """Return the position SAID, within -1..1; 0 for what is no number."""
-    if isinstance(said, bool) or not isinstance(said, int | float):
+    if isinstance(said, bool) or not isinstance(said, int | float) or said != said:
         return 0.0
-    return max(-1.0, min(1.0, float(said)))
+    return float(max(-1, min(1, said)))

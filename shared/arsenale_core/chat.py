@@ -128,7 +128,9 @@ async def open_chat(settings: Settings) -> AsyncGenerator[ChatModel]:
             hint="set `inference_model` (`arsenale models list`), or `chat_url` and `chat_model`",
         )
     timeout = httpx2.Timeout(settings.chat_timeout_s, connect=5)
-    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout) as http:
+    async with httpx2.AsyncClient(
+        base_url=url, headers=headers, timeout=timeout, trust_env=settings.chat_url is not None
+    ) as http:  # what is on this machine is not for a proxy
         anthropic = settings.chat_url is not None and settings.chat_api == "anthropic"
         yield AnthropicChat(http, model) if anthropic else OpenAIChat(http, model)
 

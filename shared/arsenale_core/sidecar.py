@@ -45,9 +45,10 @@ def address(home: Path) -> Address | None:
     try:
         said: dict[str, Any] = json.loads((home / "run" / "inference.json").read_bytes())
         token = (home / "token").read_text(encoding="ascii").strip()
-        os.kill(said["pid"], 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if not _lock_is_held(home):
+        return None  # it was killed: its pid may be anybody's now
     return Address(url=said["url"], pid=said["pid"], headers={"Authorization": f"Bearer {token}"})
 
 
@@ -90,7 +91,9 @@ def stop(home: Path, wait: Callable[[float], None] = time.sleep) -> bool:
     if found is None:
         return False
     try:
-        httpx2.post(f"{found.url}/admin/stop", headers=found.headers, timeout=STOP_S)
+        httpx2.post(
+            f"{found.url}/admin/stop", headers=found.headers, timeout=STOP_S, trust_env=False
+        )
     except httpx2.HTTPError as exc:
         raise UnavailableError("the sidecar does not answer", hint=f"kill {found.pid}") from exc
     deadline = time.monotonic() + STOP_S
@@ -117,7 +120,8 @@ def _lock_is_held(home: Path) -> bool:
 
 def _answers(found: Address) -> bool:
     try:
-        return httpx2.get(f"{found.url}/healthz", timeout=2).status_code == 200
+        answer = httpx2.get(f"{found.url}/healthz", timeout=2, trust_env=False)
+        return answer.status_code == 200
     except httpx2.HTTPError:
         return False
 

@@ -204,3 +204,17 @@ async def test_an_assistant_reads_and_writes_within_its_folders_only(
     assert {line.split(":")[0] for line in done["moved"]["failed"]} == {"pipe.md", "bad.md"}
     out = await call("maintain", action="export")
     assert Path(out["moved"]["path"]).is_relative_to(exports)
+
+
+async def test_an_export_replaces_nothing(services: Services, call: Call, refusal: Call) -> None:
+    exports = services.exchange.home / "exports"
+    exports.mkdir(parents=True)
+    kept = exports / "main.py"
+    kept.write_text("print()", encoding="utf-8")
+    said = await refusal("maintain", action="export", path=str(kept), namespace="nothing")
+    assert "is there already" in said
+    assert kept.read_text(encoding="utf-8") == "print()"
+    assert [each.name for each in exports.iterdir()] == ["main.py"]
+    settings = Path.home() / ".claude" / "new.jsonl"
+    assert "may not be used" in await refusal("maintain", action="export", path=str(settings))
+    assert not settings.exists()
