@@ -1,5 +1,6 @@
 """A genome server over a store of each kind, a client of its surface, and a model that is none."""
 
+import fcntl
 import json
 import os
 import socket
@@ -254,7 +255,9 @@ def sidecar(own_home: Path) -> Iterator[FakeSidecar]:
     written = {"url": fake.url, "pid": os.getpid()}
     (own_home / "token").write_text(TOKEN, encoding="ascii")
     (own_home / "run" / "inference.json").write_text(json.dumps(written), encoding="utf-8")
-    yield fake
+    with (own_home / "run" / "inference.lock").open("w") as lock:  # as one that lives holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield fake
     server.should_exit = True
     thread.join(10)
     listening.close()

@@ -1,5 +1,6 @@
 """Answers through a sidecar over real HTTP: streamed, compared, broken off, cancelled."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -155,7 +156,9 @@ async def test_without_a_sidecar_it_says_what_to_do(
         json.dumps({"url": "http://127.0.0.1:1", "pid": os.getpid()}), encoding="utf-8"
     )
     (own_home / "token").write_text("x", encoding="ascii")
-    dead = await refusal("generate", **asked)
+    with (place.parent / "inference.lock").open("w") as lock:  # it lives, and is deaf
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        dead = await refusal("generate", **asked)
     assert "does not answer (ConnectError)" in dead
     assert "start it with `arsenale inference up`" in dead
 

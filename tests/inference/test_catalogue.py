@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arsenale_core.errors import InvalidError, NotFoundError
+from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_inference.catalogue import BaseEntry, Catalogue, GenomeEntry, LayerEntry
 
 
@@ -91,9 +91,12 @@ def test_what_was_put_is_there_after_a_restart(catalogue: Catalogue, path: Path)
 def test_what_was_removed_is_gone_and_what_is_built_in_stays(
     catalogue: Catalogue, path: Path
 ) -> None:
+    with pytest.raises(ConflictError, match="anna uses facts"):
+        catalogue.remove("facts")
+    catalogue.remove("anna")
     catalogue.remove("facts")
     assert "facts" not in Catalogue(path).names.layers
-    with pytest.raises(NotFoundError, match="no layer 'facts'"):
+    with pytest.raises(NotFoundError, match="no model 'anna'"):
         catalogue.resolve("anna")
     with pytest.raises(NotFoundError, match="arsenale models list"):
         catalogue.remove("tiny")
