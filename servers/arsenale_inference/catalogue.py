@@ -4,8 +4,10 @@
 (`llama+facts:0.7+tone`); a weight that is not said is 1.
 """
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -117,19 +119,20 @@ class Catalogue:
         Raises:
             InvalidError: A name or a path cannot be used.
         """
-        names = self.names
-        taken = {*names.bases} & {*(genomes or {})} | {*names.genomes} & {*(bases or {})}
-        if taken:
-            raise ConflictError(
-                f"{', '.join(taken)} is the name of another model", hint="choose another name"
+        with self._alone():
+            names = self.names
+            taken = {*names.bases} & {*(genomes or {})} | {*names.genomes} & {*(bases or {})}
+            if taken:
+                raise ConflictError(
+                    f"{', '.join(taken)} is the name of another model", hint="choose another name"
+                )
+            self._write(
+                {
+                    "bases": {**self._own.bases, **(bases or {})},
+                    "layers": {**self._own.layers, **(layers or {})},
+                    "genomes": {**self._own.genomes, **(genomes or {})},
+                }
             )
-        self._write(
-            {
-                "bases": {**self._own.bases, **(bases or {})},
-                "layers": {**self._own.layers, **(layers or {})},
-                "genomes": {**self._own.genomes, **(genomes or {})},
-            }
-        )
 
     def remove(self, name: str, group: Group | None = None) -> None:
         """Forget the base, layer or genome NAME, or the one of GROUP; its file stays.
@@ -138,25 +141,38 @@ class Catalogue:
             NotFoundError: There is none that was added.
             ConflictError: A genome uses it.
         """
-        groups = {"bases": self._own.bases, "layers": self._own.layers,
-                  "genomes": self._own.genomes}  # fmt: skip
-        wanted = [kind for kind, entries in groups.items()
-                  if name in entries and group in (None, kind)]  # fmt: skip
-        if not wanted:
-            raise NotFoundError("model", name, hint="`arsenale models list` shows what was added")
-        users = [
-            genome
-            for genome, entry in self._own.genomes.items()
-            if name in (entry.base, *(layer for layer, _ in entry.layers))
-        ]
-        if users and wanted != ["genomes"]:
-            raise ConflictError(f"{', '.join(users)} uses {name}", hint="remove that one first")
-        self._write(
-            {
-                kind: {k: v for k, v in entries.items() if k != name or kind not in wanted}
-                for kind, entries in groups.items()
-            }
-        )
+        with self._alone():
+            groups = {"bases": self._own.bases, "layers": self._own.layers,
+                      "genomes": self._own.genomes}  # fmt: skip
+            wanted = [kind for kind, entries in groups.items()
+                      if name in entries and group in (None, kind)]  # fmt: skip
+            if not wanted:
+                raise NotFoundError(
+                    "model", name, hint="`arsenale models list` shows what was added"
+                )
+            users = [
+                genome
+                for genome, entry in self._own.genomes.items()
+                if name in (entry.base, *(layer for layer, _ in entry.layers))
+            ]
+            if users and wanted != ["genomes"]:
+                raise ConflictError(f"{', '.join(users)} uses {name}", hint="remove that one first")
+            self._write(
+                {
+                    kind: {k: v for k, v in entries.items() if k != name or kind not in wanted}
+                    for kind, entries in groups.items()
+                }
+            )
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Hold the file against other processes, with what they wrote taken in."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._own = _read(self._path)
+            self._all = _with_built_in(self._own)
+            yield
 
     def _write(self, groups: dict[str, dict[str, BaseModel]]) -> None:
         try:

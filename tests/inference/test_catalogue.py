@@ -139,3 +139,14 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(path: Path) -> None:
         written = {str(each.path) for name, each in layers.items() if name.startswith("layer-")}
         assert len(written) == 1, "all of one write or of the other"
         assert json.loads(path.read_bytes())
+
+
+def test_what_several_processes_register_at_once_is_all_there(path: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from arsenale_inference.catalogue import *;"
+        "Catalogue(Path(sys.argv[1])).put(layers={sys.argv[2]: LayerEntry(path=Path('/l.gguf'))})"
+    )
+    names = [f"layer-{n}" for n in range(6)]
+    running = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in names]
+    assert [each.wait(60) for each in running] == [0] * 6
+    assert set(names) <= set(Catalogue(path).names.layers)
