@@ -397,12 +397,20 @@ class Inference:
             self._wake = anyio.Event()
             now_s = self.now()
             for late in self.queue.expired(now_s):
-                late.item.tell(_too_late(now_s - late.since_s, len(self.queue)))
+                if self._is_starting(late.item):  # that is no wait for others
+                    longer = replace(late, until_s=now_s + self.options.wait_s)
+                    self.queue.push(longer, again=True)
+                else:
+                    late.item.tell(_too_late(now_s - late.since_s, len(self.queue)))
             while (waiting := self.queue.take(now_s, self._fits)) is not None:
                 self._begin(waiting.item)
             next_s = self.queue.next_expiry_s()
             with anyio.move_on_after(None if next_s is None else max(0.0, next_s - self.now())):
                 await self._wake.wait()
+
+    def _is_starting(self, call: Call) -> bool:
+        served = self.served.get(call.base)
+        return served is not None and served.starting and not served.workers
 
     def _fits(self, call: Call) -> bool:
         if call.ended:

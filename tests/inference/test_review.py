@@ -110,6 +110,11 @@ def test_an_engine_elsewhere_that_talks_nonsense_is_an_error_and_no_more(
     assert served.chat().status_code == 200
 
 
+def test_loading_a_model_is_no_wait_for_a_worker(start_sidecar: Any) -> None:
+    made: Sidecar = start_sidecar(wait_s=0.2)  # the model takes longer than that
+    assert made.chat().status_code == 200
+
+
 def test_null_fields_are_fields_that_are_not_there() -> None:
     nulls = dict.fromkeys(
         ("stream", "n", "stop", "seed", "logprobs", "top_logprobs", "tools", "tool_choice",
