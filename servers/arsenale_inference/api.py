@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import anyio
 import orjson
+from anyio import to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, NotFoundError
+from arsenale_core.lora.gguf_files import file_sha256
 from arsenale_core.tasks import background
 from arsenale_inference import replies
 from arsenale_inference.answering import Answers, reply_to
@@ -220,6 +222,7 @@ class Api:
         if body.base not in self._catalogue.names.bases:
             raise NotFoundError("base model", body.base, hint="a genome stands on a base model")
         self._catalogue.resolve("+".join([body.base, *known]))
+        await to_thread.run_sync(self._check_hashes, body.layers)
         self._catalogue.put(
             layers={
                 each.name: LayerEntry(path=_file(each.path), sha256=each.sha256)
@@ -233,6 +236,19 @@ class Api:
             },
         )
         return JSONResponse({"model": name})
+
+    def _check_hashes(self, layers: list[LayerFile]) -> None:
+        """Refuse a layer whose file is not the one that was meant; what is registered was seen."""
+        known = self._catalogue.names.layers
+        for each in layers:
+            if each.path is None or each.sha256 is None:
+                continue
+            if known.get(each.name) == LayerEntry(path=each.path, sha256=each.sha256):
+                continue
+            if file_sha256(_file(each.path)) != each.sha256:
+                raise InvalidError(
+                    f"the file of layer {each.name} has another SHA-256", hint="import it again"
+                )
 
     async def remove(self, request: Request) -> Response:
         """Forget a model, layer or genome."""

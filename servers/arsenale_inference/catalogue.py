@@ -184,6 +184,8 @@ class Catalogue:
                 f"it cannot be registered ({exc.errors()[0]['msg']})",
                 hint="names have letters, digits, . _ - / @ and spaces",
             ) from exc
+        if made == self._own:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = self._path.with_suffix(f".{os.getpid()}.new")
         with fresh.open("w", encoding="utf-8") as file:

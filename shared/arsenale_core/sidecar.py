@@ -1,6 +1,5 @@
 """The inference sidecar from outside: where it is, and how it is started."""
 
-import fcntl
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import httpx2
 
+from arsenale_core import locks
 from arsenale_core.config import plain_environment
 from arsenale_core.errors import UnavailableError
 
@@ -47,7 +47,7 @@ def address(home: Path) -> Address | None:
         token = (home / "token").read_text(encoding="ascii").strip()
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not _lock_is_held(home):
+    if not locks.is_held(home / "run" / "inference.lock"):
         return None  # it was killed: its pid may be anybody's now
     return Address(url=said["url"], pid=said["pid"], headers={"Authorization": f"Bearer {token}"})
 
@@ -97,25 +97,11 @@ def stop(home: Path, wait: Callable[[float], None] = time.sleep) -> bool:
     except httpx2.HTTPError as exc:
         raise UnavailableError("the sidecar does not answer", hint=f"kill {found.pid}") from exc
     deadline = time.monotonic() + STOP_S
-    while _lock_is_held(home):
+    while locks.is_held(home / "run" / "inference.lock"):
         if time.monotonic() > deadline:
             raise UnavailableError("the sidecar does not end", hint=f"kill {found.pid}")
         wait(POLL_S)
     return True
-
-
-def _lock_is_held(home: Path) -> bool:
-    try:
-        descriptor = os.open(home / "run" / "inference.lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _answers(found: Address) -> bool:

@@ -1,13 +1,12 @@
 """The daemon from outside: ask it, start it, end it."""
 
-import fcntl
 import json
-import os
 import socket
 import time
 from pathlib import Path
 from typing import Any
 
+from arsenale_core import locks
 from arsenale_core.errors import UnavailableError
 from arsenale_daemon import paths
 from arsenale_relay import endpoint
@@ -55,10 +54,10 @@ def down(home: Path) -> bool:
         UnavailableError: It does not end.
     """
     answered = ask(home, "stop")
-    if answered is None and not _lock_is_held(home):
+    if answered is None and not locks.is_held(paths.daemon_lock(home)):
         return False
     deadline = time.monotonic() + STOP_S
-    while _lock_is_held(home):
+    while locks.is_held(paths.daemon_lock(home)):
         if time.monotonic() > deadline:
             pid = answered["pid"] if answered else "its pid"
             raise UnavailableError("the daemon does not end", hint=f"kill {pid}")
@@ -79,20 +78,6 @@ def _ask(connection: socket.socket, command: str) -> dict[str, Any] | None:
             "the daemon runs but does not answer", hint="see `arsenale logs`, then end it by pid"
         ) from exc
     return json.loads(line) if line else None
-
-
-def _lock_is_held(home: Path) -> bool:
-    try:
-        descriptor = os.open(paths.daemon_lock(home), os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _why_not_up(home: Path, reason: str) -> str:

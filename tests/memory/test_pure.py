@@ -125,8 +125,7 @@ def test_a_turn_is_read_as_a_reply(before: str, text: str, reply: str) -> None:
 
 def test_what_a_question_asks_for() -> None:
     asked = asking.asked("How many dogs did Anna have in May 2024?", ["Anna"])
-    assert asked.terms == ("many", "dogs", "may", "2024") or asked.terms[-1] == "2024"
-    assert "anna" not in asked.terms
+    assert asked.terms == ("many", "dogs", "may", "2024")
     assert (asked.number, asked.many, asked.when, asked.name) == (True, True, False, False)
     assert (asked.months, asked.years) == ((5,), (2024,))
 
