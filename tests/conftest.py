@@ -23,6 +23,9 @@ settings.register_profile("ci", derandomize=True)  # the gate says the same of t
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+# A background job of a shell ignores Ctrl-C, and so would every process that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 RELAY = Path(str(arsenale_relay.__file__)).with_name("__main__.py")
 
 

@@ -90,7 +90,6 @@ def test_ctrl_c_leaves_what_runs_running(
     with subprocess.Popen(
         [ARSENALE, "recipe", "run", "nap.json"], env=environment, cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as running:  # fmt: skip
         for _ in range(100):
             runs = json.loads(arsenale("list", "--json").stdout).get("runs")
