@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -145,7 +145,7 @@ def test_health_is_the_weighted_sum_of_its_terms() -> None:
     found = health.health(seen, 1.0)
     assert [round(term.value, 3) for term in found.terms] == [1.0, 0.5, 0.5, 1.0]
     assert found.score == pytest.approx(0.4 + 0.15 + 0.1 + 0.1)
-    assert found.terms[2].basis == "10 J per 10^9 fuel, measured"
+    assert found.terms[2].basis == "10 J per 10^9 fuel, measured by its own word"
 
 
 @given(
@@ -164,6 +164,52 @@ def test_more_bandwidth_and_less_latency_are_never_worse(one: float, other: floa
     assert health.bandwidth_term(low) <= health.bandwidth_term(high)
     assert health.latency_term(low) >= health.latency_term(high)
     assert math.isclose(health.latency_term(None), health.UNKNOWN)
+
+
+CLAIMS = st.builds(
+    health.Telemetry,
+    joules_per_gfuel=st.none() | st.floats(), energy=st.sampled_from(get_args(health.Source)),
+    watts=st.none() | st.floats(), celsius=st.none() | st.floats(),
+    carbon=st.none() | st.floats(), cpu=st.none() | st.floats(),
+    memory_free=st.none() | st.integers(),
+)  # fmt: skip
+
+
+@given(CLAIMS, st.none() | st.floats(), st.none() | st.floats(), st.floats(0, 1))
+def test_no_claim_of_a_node_that_is_not_ours_lifts_its_score(
+    claims: health.Telemetry, bandwidth: float | None, latency_s: float | None, reputation: float
+) -> None:
+    silent = health.Telemetry(bandwidth=bandwidth, latency_s=latency_s)
+    claiming = replace(claims, bandwidth=bandwidth, latency_s=latency_s)
+    score = health.health(silent, reputation).score
+    assert health.health(claiming, reputation).score <= score
+
+
+def test_a_claim_may_lower_a_score_and_our_own_node_is_taken_at_its_word() -> None:
+    frugal = health.Telemetry(joules_per_gfuel=2.5, energy="measured")
+    wasteful = health.Telemetry(joules_per_gfuel=90.0, energy="estimated")
+    unknown = health.health(health.Telemetry(), 0.5).score
+    assert health.health(frugal, 0.5).score == unknown
+    assert (
+        health.health(frugal, 0.5).terms[2].basis.endswith("by its own word, which lifts nothing")
+    )
+    assert health.health(wasteful, 0.5).score == pytest.approx(unknown - 0.2 * (0.5 - 0.1))
+    ours = health.health(frugal, 0.5, is_ours=True)
+    assert ours.score == pytest.approx(unknown + 0.2 * (0.8 - 0.5))
+    assert ours.terms[2].basis == "2.5 J per 10^9 fuel, measured"
+
+
+@pytest.mark.parametrize("absurd", [math.nan, math.inf, -1.0, 0.0, 1e-9, 1e30])
+def test_absurd_joules_count_as_unknown_of_our_own_node_too(absurd: float) -> None:
+    seen = health.Telemetry(joules_per_gfuel=absurd, bandwidth=math.inf)
+    [bandwidth, _, efficiency, _] = health.health(seen, 0.5, is_ours=True).terms
+    assert (efficiency.value, bandwidth.value) == (health.UNKNOWN, health.UNKNOWN)
+    assert efficiency.basis.startswith("unknown")
+
+
+def test_an_absurd_bandwidth_is_unknown_and_an_absurd_latency_is_late() -> None:
+    assert health.bandwidth_term(1e18) == health.UNKNOWN
+    assert health.latency_term(1e9) < 1e-9
 
 
 def chain(n: int) -> list[ledger.Entry]:

@@ -1,0 +1,1 @@
+"""A node measures itself: processor, memory, power, temperature, battery, carbon intensity."""
