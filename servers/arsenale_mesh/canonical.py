@@ -1,8 +1,8 @@
 """One form of every JSON value (RFC 8785), and its SHA-256; pure.
 
-RFC 8785 sorts keys by UTF-16 and writes numbers as ECMAScript does. Where keys are ASCII and numbers
-are integers below 2**53, sorted keys without spaces are the same bytes: orjson writes those, twenty
-times as fast; everything else goes through rfc8785.
+RFC 8785 sorts keys by UTF-16 and writes numbers as ECMAScript does. Where keys are ASCII and
+numbers are integers below 2**53, sorted keys without spaces are the same bytes: orjson writes
+those, many times as fast; everything else goes through rfc8785.
 """
 
 from collections.abc import Mapping

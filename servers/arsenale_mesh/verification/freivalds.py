@@ -1,4 +1,4 @@
-"""Whether C = A B, without multiplying: Freivalds' check (R. Freivalds, IFIP Congress 1977; MFCS 1979).
+"""Whether C = A B, without multiplying: Freivalds' check ("Fast probabilistic algorithms", 1979).
 
 For vectors r of zeros and ones, drawn after C is known, A (B r) = C r is tested. That takes n^2
 additions a vector, where the product takes n^3. A right product always passes. A wrong one passes
