@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from arsenale_mesh.canonical import canonical, digest
 
@@ -31,6 +31,25 @@ class Entry:
         return digest(canonical(asdict(self)))
 
 
+class Link(Protocol):
+    """One of a chain."""
+
+    @property
+    def number(self) -> int:
+        """Its place, from 1."""
+        ...
+
+    @property
+    def before(self) -> str:
+        """The hash of the one before it."""
+        ...
+
+    @property
+    def hash(self) -> str:
+        """Its own, of all that it says."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """The first entry that does not fit, and why."""
@@ -48,7 +67,7 @@ def following(last: Entry | None, *, at_us: int, kind: Kind, node: str, credits:
     )  # fmt: skip
 
 
-def fault(entries: Iterable[tuple[Entry, str]]) -> Fault | None:
+def fault(entries: Iterable[tuple[Link, str]]) -> Fault | None:
     """Return the first fault of a chain, given with the hash stored beside each entry."""
     before = GENESIS
     for number, (entry, stored) in enumerate(entries, 1):

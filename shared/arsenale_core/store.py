@@ -180,6 +180,10 @@ class Sql:
         row = self._execute(db, values).fetchone()
         return row[0] if row else None
 
+    def count(self, db: sa.Connection, **values: Any) -> int:
+        """Execute it with VALUES; return how many rows it changed."""
+        return int(self._execute(db, values).rowcount)
+
     def many(self, db: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Execute it for each of ROWS; nothing happens for none."""
         if rows:

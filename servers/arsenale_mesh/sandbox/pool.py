@@ -5,25 +5,23 @@ code that another worker loads. A worker that dies, hangs or talks nonsense is e
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, TypeAlias, cast, get_args
 
 import anyio
 from anyio import to_thread
-from anyio.abc import TaskGroup
 
-from arsenale_core import logs
-from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_core.errors import InvalidError
 from arsenale_mesh import merkle
 from arsenale_mesh.receipts import Limits, Status
-from arsenale_mesh.sandbox import processes
 from arsenale_mesh.sandbox.abi import check
 from arsenale_mesh.sandbox.binary import RefusedError
 from arsenale_mesh.sandbox.codes import CodeFolder
+from arsenale_mesh.sandbox.crew import Crew
 from arsenale_mesh.sandbox.imports import IMPORTS
 from arsenale_mesh.sandbox.jail import Layer, Layers
 from arsenale_mesh.sandbox.jobs import COMPILE_FUEL_PER_BYTE, STDERR_BYTES, Job, Outcome
@@ -48,8 +46,9 @@ _LEAF_BYTES: Final = 32
 _CODE_BYTES: Final = 256 << 20
 _STATUSES: Final = frozenset(get_args(Status))
 _WAYS: Final = frozenset({"dirty_pages", "full_hashing", "nothing"})
-_STARTS: Final = 3
-"""How often a start is tried before those who wait are told."""
+
+Begun: TypeAlias = Callable[[Callable[[], int]], None]
+"""Is told that a guest begins, with what says the fuel it has burnt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +103,8 @@ class Pool:
         self._sizes = sizes or Sizes()
         self._require = tuple(require)
         self._folder = folder
-        self._workers = _Crew(self._require, RUN_DATA_BYTES)
-        self._compilers = _Crew(self._require, COMPILE_DATA_BYTES)
+        self._workers = Crew(self._require, RUN_DATA_BYTES)
+        self._compilers = Crew(self._require, COMPILE_DATA_BYTES)
         self._slots = anyio.Semaphore(self._sizes.workers)
         self._compiling = anyio.Semaphore(self._sizes.compilers)
         self._kept: OrderedDict[tuple[Kind, str], _Ready] = OrderedDict()
@@ -139,8 +138,10 @@ class Pool:
         """What holds the guests; `None` before the first worker was ready."""
         return self._workers.layers
 
-    async def run(self, job: Job) -> Outcome:
+    async def run(self, job: Job, begun: Begun | None = None) -> Outcome:
         """Run JOB to whatever end it comes; a guest's fault is an outcome, never an error.
+
+        BEGUN is called when a worker takes it, with what tells the fuel burnt so far.
 
         Raises:
             InvalidError: The job's own numbers make no sense.
@@ -152,7 +153,7 @@ class Pool:
         except RefusedError as exc:
             return _refused(job, exc)
         async with self._slots:
-            return await self._run(job, ready)
+            return await self._run(job, ready, begun)
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator["Pool"]:
@@ -233,9 +234,11 @@ class Pool:
             "too_large", f"compiling takes more than {budget_s} s of CPU, or too much memory"
         )
 
-    async def _run(self, job: Job, ready: _Ready) -> Outcome:
+    async def _run(self, job: Job, ready: _Ready, begun: Begun | None) -> Outcome:
         async with self._workers.take((ready.kind, ready.digest)) as worker:
             worker.forget()
+            if begun:
+                begun(lambda: worker.burnt)
             wall_s = (job.limits.wall_ms + self._sizes.grace_ms) / 1000
             with anyio.move_on_after(wall_s):
                 try:
@@ -261,122 +264,6 @@ class Pool:
             wall_ms=float(job.limits.wall_ms if status == "timeout" else 0),
             engine=engine_id(job.backend),
         )
-
-
-@dataclass(eq=False)
-class _Crew:
-    """Processes of one kind: those that wait, and how to get more."""
-
-    require: tuple[Layer, ...]
-    data_bytes: int
-    idle: list[WorkerProcess] = field(default_factory=list[WorkerProcess])
-    layers: Layers | None = None
-    _all: set[WorkerProcess] = field(default_factory=set[WorkerProcess])
-    _changed: anyio.Condition = field(default_factory=anyio.Condition)
-    _broken: UnavailableError | None = None
-    _tasks: TaskGroup | None = None
-
-    def hire(self, tasks: TaskGroup, count: int) -> None:
-        """Start COUNT processes in TASKS."""
-        self._tasks = tasks
-        for _ in range(count):
-            tasks.start_soon(self._start)
-
-    @asynccontextmanager
-    async def take(self, having: tuple[Kind, str] | None = None) -> AsyncGenerator[WorkerProcess]:
-        """Lend a process, one that has the module HAVING if any waits.
-
-        Raises:
-            UnavailableError: None can be started.
-        """
-        worker = await self._alive(having)
-        try:
-            yield worker
-        except BaseException:  # a half-read answer would be taken for the next one's
-            if worker in self._all:
-                await self.replace(worker)
-            raise
-        if worker in self._all:
-            with anyio.CancelScope(shield=True):
-                async with self._changed:
-                    self.idle.append(worker)
-                    self._changed.notify()
-
-    async def replace(self, worker: WorkerProcess) -> int:
-        """End WORKER, start another, and return its exit code."""
-        self._all.discard(worker)
-        code = await worker.end()
-        if self._tasks:
-            self._tasks.start_soon(self._start)
-        return code
-
-    @property
-    def lent(self) -> list[WorkerProcess]:
-        """Those that do not wait."""
-        return [one for one in self._all if one not in self.idle]
-
-    async def dismiss(self) -> None:
-        """End all of them and start none any more."""
-        self._tasks = None
-        for worker in tuple(self._all):
-            self._all.discard(worker)
-            await worker.end()
-        self.idle.clear()
-
-    async def _next(self, having: tuple[Kind, str] | None) -> WorkerProcess:
-        async with self._changed:
-            while not self.idle:
-                if self._broken and self._tasks:
-                    self._tasks.start_soon(self._start)  # it may be better the next time
-                    failure, self._broken = self._broken, None
-                    raise failure
-                await self._changed.wait()
-            for place, worker in enumerate(self.idle):
-                if having in worker.modules:
-                    return self.idle.pop(place)
-            return self.idle.pop()
-
-    async def _alive(self, having: tuple[Kind, str] | None) -> WorkerProcess:
-        """Return the next that did not die while it waited."""
-        while (worker := await self._next(having)).process.returncode is not None:
-            await self.replace(worker)
-        return worker
-
-    async def _start(self) -> None:
-        try:
-            worker = await self._started()
-        except UnavailableError as exc:
-            await self._tell(exc)
-            return
-        if self._tasks is None:
-            await worker.end()
-            return
-        self.layers = worker.layers
-        if missing := worker.layers.missing(self.require):
-            await worker.end()
-            said = "; ".join(f"{name}: {why}" for name, why in missing.items())
-            await self._tell(
-                UnavailableError(f"the jail lacks {said}", hint="allow running without them")
-            )
-            return
-        self._all.add(worker)
-        async with self._changed:
-            self._broken = None
-            self.idle.append(worker)
-            self._changed.notify()
-
-    async def _started(self) -> WorkerProcess:
-        for attempt in range(1, _STARTS):
-            try:
-                return await processes.start(self.data_bytes)
-            except UnavailableError:
-                _log().warning("a sandbox worker does not start", attempt=attempt)
-        return await processes.start(self.data_bytes)
-
-    async def _tell(self, failure: UnavailableError) -> None:
-        async with self._changed:
-            self._broken = failure
-            self._changed.notify_all()
 
 
 async def _asked(
@@ -481,7 +368,3 @@ def _limits(limits: Limits) -> dict[str, int]:
         "wall_ms": limits.wall_ms,
         "output_bytes": limits.output_bytes,
     }
-
-
-def _log() -> Any:
-    return logs.get("arsenale.mesh.sandbox")

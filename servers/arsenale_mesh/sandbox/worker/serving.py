@@ -1,4 +1,4 @@
-"""What a worker does with a frame: compile a module, or run a guest; one at a time."""
+"""What a worker does with a frame: run a guest, compile or assemble a module; one at a time."""
 
 import mmap
 import os
@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from wasmtime import Engine, Module
+from wasmtime import Engine, Module, WasmtimeError, wat2wasm
 
 from arsenale_mesh.receipts import Limits
 from arsenale_mesh.sandbox import frames, guest
@@ -53,6 +53,8 @@ class Worker:
 
     def answer(self, head: dict[str, Any], blobs: list[bytes]) -> bytes:
         """Return the frame that answers one."""
+        if head["op"] == "assemble":
+            return _assemble(blobs[0], head["cpu_s"])
         kind = Kind(backend=head["backend"], canonical_nan=head["canonical_nan"])
         if head["op"] == "compile":
             return self._compile(kind, blobs[0], head["cpu_s"])
@@ -112,6 +114,17 @@ class Worker:
     def _told(self, fuel: int) -> None:
         if self._progress is not None:
             PROGRESS.pack_into(self._progress, 0, fuel)
+
+
+def _assemble(text: bytes, cpu_s: int) -> bytes:
+    budget_cpu(cpu_s)
+    try:
+        module = bytes(wat2wasm(text.decode()))
+    except (WasmtimeError, ValueError) as exc:
+        return frames.pack({"status": "invalid_module", "detail": str(exc)[:300]})
+    finally:
+        budget_cpu(0)
+    return frames.pack({"status": "ok"}, (module,))
 
 
 def _shape(function: str, *, memory: bool, initialize: bool) -> Shape:

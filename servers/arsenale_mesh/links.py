@@ -1,0 +1,207 @@
+"""The way between a node and its gateway: messages, whatever carries them.
+
+This is the seam for other transports: who gives a `Link` for each node that comes, and one to each
+node that asks, carries the mesh. Here are streams (a unix socket, or TLS) and memory.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast
+
+import anyio
+import orjson
+from anyio.abc import ByteStream, ObjectReceiveStream, ObjectSendStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from arsenale_core.errors import InvalidError, UnavailableError
+
+HEAD_BYTES: Final = 4 << 20
+"""At most, of what a message says beside its blobs."""
+
+BLOB_BYTES: Final = 96 << 20
+"""At most, of all blobs of a message: a module and an input of the largest."""
+
+MOST_BLOBS: Final = 1_024
+
+_LENGTH = struct.Struct(">I")
+_LOST = (
+    anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError,
+    OSError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What is said: its kind, a JSON object, and bytes that it speaks of by their place."""
+
+    kind: str
+    body: dict[str, Any] = field(default_factory=dict[str, Any])
+    blobs: tuple[bytes, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Roughly, bytes on the way."""
+        return 200 + sum(len(blob) for blob in self.blobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """What is known of a link by itself.
+
+    Attributes:
+        local: Only who may open our home's folder can be at the other end.
+        channel: Names the encrypted channel: SHA-256 of the gateway's certificate, else "local".
+        gateway: The did:key that the certificate holds; "" where there is none.
+    """
+
+    local: bool
+    channel: str = "local"
+    gateway: str = ""
+
+
+class Link(Protocol):
+    """Two ends, each sends and receives; messages come whole, once and in their order."""
+
+    @property
+    def way(self) -> Way:
+        """What is known of the link."""
+        ...
+
+    async def send(self, message: Message) -> None:
+        """Send MESSAGE.
+
+        Raises:
+            UnavailableError: The other end is gone.
+        """
+        ...
+
+    async def receive(self) -> Message:
+        """Return the next message.
+
+        Raises:
+            UnavailableError: The other end is gone.
+            InvalidError: What came is no message.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close it; the other end learns of it."""
+        ...
+
+
+class StreamLink:
+    """Messages over a stream of bytes: a length, a head as JSON, its blobs."""
+
+    def __init__(self, stream: ByteStream, way: Way) -> None:
+        self._stream = stream
+        self._buffered = BufferedByteReceiveStream(stream)
+        self._sending = anyio.Lock()
+        self._way = way
+
+    @property
+    def way(self) -> Way:
+        """What is known of the link."""
+        return self._way
+
+    async def send(self, message: Message) -> None:
+        """Send MESSAGE; see `Link`."""
+        data = pack(message)
+        try:
+            async with self._sending:
+                await self._stream.send(data)
+        except _LOST as exc:
+            raise UnavailableError("the other end is gone", hint="connect again") from exc
+
+    async def receive(self) -> Message:
+        """Return the next message; see `Link`."""
+        try:
+            [size] = _LENGTH.unpack(await self._exactly(_LENGTH.size))
+            if size > HEAD_BYTES:
+                raise InvalidError("the head of a message is too long", hint="it is cut off")
+            kind, body, sizes = parse(await self._exactly(size))
+            blobs = tuple([await self._exactly(one) for one in sizes])
+        except _LOST as exc:
+            raise UnavailableError("the other end is gone", hint="connect again") from exc
+        return Message(kind=kind, body=body, blobs=blobs)
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            try:
+                await self._stream.aclose()
+            except _LOST:
+                return
+
+    async def _exactly(self, size: int) -> bytes:
+        return await self._buffered.receive_exactly(size) if size else b""
+
+
+@dataclass(slots=True)
+class MemoryLink:
+    """One end of a link within a process."""
+
+    way: Way
+    outward: ObjectSendStream[Message]
+    inward: ObjectReceiveStream[Message]
+
+    async def send(self, message: Message) -> None:
+        """Send MESSAGE; see `Link`."""
+        try:
+            await self.outward.send(message)
+        except _LOST as exc:
+            raise UnavailableError("the other end is gone", hint="connect again") from exc
+
+    async def receive(self) -> Message:
+        """Return the next message; see `Link`."""
+        try:
+            return await self.inward.receive()
+        except _LOST as exc:
+            raise UnavailableError("the other end is gone", hint="connect again") from exc
+
+    async def aclose(self) -> None:
+        """Close both directions."""
+        await self.outward.aclose()
+        await self.inward.aclose()
+
+
+def memory_links(waiting: int = 64) -> tuple[MemoryLink, MemoryLink]:
+    """Return the two ends of a link on which WAITING messages may lie."""
+    to_gateway, at_gateway = anyio.create_memory_object_stream[Message](waiting)
+    to_node, at_node = anyio.create_memory_object_stream[Message](waiting)
+    way = Way(local=True)
+    return (
+        MemoryLink(way, to_gateway, at_node),
+        MemoryLink(way, to_node, at_gateway),
+    )
+
+
+def pack(message: Message) -> bytes:
+    """Return MESSAGE as it goes on the way."""
+    said = {"kind": message.kind, "blobs": [len(blob) for blob in message.blobs]}
+    head = orjson.dumps({**message.body, **said})
+    return b"".join((_LENGTH.pack(len(head)), head, *message.blobs))
+
+
+def parse(head: bytes) -> tuple[str, dict[str, Any], Sequence[int]]:
+    """Return kind, body and sizes of the blobs of a message's head.
+
+    Raises:
+        InvalidError: It is none.
+    """
+    try:
+        said: object = orjson.loads(head)
+    except ValueError as exc:
+        raise InvalidError("a message is no JSON", hint="it is cut off") from exc
+    if not isinstance(said, dict):
+        raise InvalidError("a message is no object", hint="it is cut off")
+    body = cast("dict[str, Any]", said)
+    kind, sizes = body.pop("kind", None), body.pop("blobs", None)
+    if not isinstance(kind, str) or not isinstance(sizes, list):
+        raise InvalidError("a message has no kind or no blobs", hint="it is cut off")
+    checked = [size for size in cast("list[Any]", sizes) if type(size) is int and size >= 0]
+    if len(checked) != len(cast("list[Any]", sizes)) or len(checked) > MOST_BLOBS:
+        raise InvalidError("a message's blobs are wrong", hint="it is cut off")
+    if sum(checked) > BLOB_BYTES:
+        raise InvalidError(f"a message has more than {BLOB_BYTES:,} bytes", hint="it is cut off")
+    return kind, body, checked
