@@ -1,8 +1,8 @@
-"""What a third of liars gets out of the mesh: wrong results, work and credits; and the cost.
+"""What a third of liars gets out of the mesh: wrong results, work, credits; and the cost.
 
     python benchmarks/bench_trust.py [--tasks 20000] [--seed 1]
 
-A simulation of the rules in `arsenale_mesh.reputation`, seeded: no guest is run, a result is a word.
+A simulation of the rules in `arsenale_mesh.reputation`, seeded: no guest is run.
 """
 
 import argparse

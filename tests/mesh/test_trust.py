@@ -21,7 +21,7 @@ from arsenale_mesh.reputation import (
     Withdrawn,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "benchmarks")]
 from benchmarks.bench_trust import STRATEGIES, Strategy, simulate
 
 TRUSTED = Standing(score=0.9, streak=20, right=20)
@@ -111,8 +111,12 @@ def test_whatever_a_third_says_in_whatever_order_no_wrong_outcome_is_accepted(
 def test_a_third_of_liars_gets_nothing_wrong_accepted_and_ends_below_the_honest(
     strategy: Strategy, has_house: bool
 ) -> None:
-    for n, tasks, assurance in ((9, 1_000, "verified"), (9, 2_000, "provisional")):
-        found = simulate(n, strategy, tasks, assurance=assurance, has_house=has_house, seed=3)
+    ways: tuple[tuple[reputation.Assurance, int], ...] = (
+        ("verified", 1_000),
+        ("provisional", 2_000),
+    )
+    for assurance, tasks in ways:
+        found = simulate(9, strategy, tasks, assurance=assurance, has_house=has_house, seed=3)
         assert (found.accepted_wrong, found.honest_wrong, found.undecided) == (0, 0, 0)
         assert found.accepted + found.provisional >= tasks
         assert found.liar_score < found.honest_score
