@@ -77,6 +77,10 @@ FUEL_PER_CREDIT: Final = 1_000_000
 NO_WORD: Final = frozenset({"timeout", "worker_died", "too_large"})
 """Ends that depend on the machine: the task is given to another, and nobody is right or wrong."""
 
+OVERFLOWED: Final = digest(canonical({"status": "stack_overflow"}))
+"""The outcome of a stack overflow. How deep the stack is differs by processor: nobody is wrong who
+says this where others do not, or the other way round."""
+
 _FORGED: Final[frozenset[Problem]] = frozenset({
     "signature", "signer", "task", "nonce", "module", "function", "input", "limits",
 })  # fmt: skip
@@ -265,12 +269,12 @@ def lies_unseen(standing: Standing) -> float:
 def word(receipt: Receipt) -> str | None:
     """Return the outcome that a receipt claims; `None` where it is no word at all.
 
-    How deep a guest gets before `stack_overflow` differs by processor, so only that it does counts.
+    Of a `stack_overflow` neither fuel nor trace count: see `OVERFLOWED`.
     """
     status = receipt.body.status
     if status in NO_WORD:
         return None
-    return digest(canonical({"status": status})) if status == "stack_overflow" else receipt.outcome
+    return OVERFLOWED if status == "stack_overflow" else receipt.outcome
 
 
 def is_forgery(found: Collection[Problem]) -> bool:
@@ -363,8 +367,10 @@ def _on_trust(case: Case, said: Mapping[str, str]) -> Provisional | None:
 
 def _accepted(said: Mapping[str, str], outcome: str, how: How, *, wrong: bool) -> Accepted:
     right = _who(said, outcome)
-    others = tuple(sorted(set(said) - set(right))) if wrong else ()
-    return Accepted(outcome=outcome, how=how, right=right, wrong=others)
+    others = {node for node, its in said.items() if OVERFLOWED not in (its, outcome)} - set(right)
+    return Accepted(
+        outcome=outcome, how=how, right=right, wrong=tuple(sorted(others)) if wrong else ()
+    )
 
 
 def _who(said: Mapping[str, str], outcome: str) -> tuple[str, ...]:
@@ -379,7 +385,8 @@ def settled(delivered: Provisional, found: Accepted) -> Accepted | Withdrawn:
     """
     if delivered.outcome == found.outcome:
         return found
-    return Withdrawn(outcome=delivered.outcome, instead=found.outcome, wrong=delivered.right)
+    wrong = tuple(node for node in delivered.right if node in found.wrong)
+    return Withdrawn(outcome=delivered.outcome, instead=found.outcome, wrong=wrong)
 
 
 def reward(fuel: int) -> int:

@@ -176,6 +176,16 @@ def test_the_house_decides_and_is_not_paid() -> None:
     assert isinstance(split, Undecided)
 
 
+def test_nobody_is_wrong_about_how_deep_a_stack_is() -> None:
+    deep = reputation.OVERFLOWED
+    found = reputation.verdict(
+        case(said={"a": deep, "b": "x", "c": "y", "h": "x"}, house=frozenset("h"))
+    )
+    assert isinstance(found, Accepted) and (found.right, found.wrong) == (("b",), ("c",))
+    other = reputation.verdict(case(said={"a": "x", "b": deep, "h": deep}, house=frozenset("h")))
+    assert isinstance(other, Accepted) and (other.right, other.wrong) == (("b",), ())
+
+
 def test_a_dispute_goes_to_the_house_though_a_quorum_agrees() -> None:
     said = {**dict.fromkeys("abcd", "x"), "e": "y"}
     assert isinstance(reputation.verdict(case(said=said)), AskHouse)
