@@ -28,6 +28,7 @@ A standing changes so:
     forgery:  as wrong
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
@@ -68,10 +69,17 @@ MOST_ASKED: Final = 201
 LIARS: Final = 1 / 3
 """The share of nodes that may lie."""
 
+UNLIKELY: Final = 0.05
+"""How likely a streak may be by luck, of a node that was wrong before."""
+
 FUEL_PER_CREDIT: Final = 1_000_000
 
 NO_WORD: Final = frozenset({"timeout", "worker_died", "too_large"})
 """Ends that depend on the machine: the task is given to another, and nobody is right or wrong."""
+
+OVERFLOWED: Final = digest(canonical({"status": "stack_overflow"}))
+"""The outcome of a stack overflow. How deep the stack is differs by processor: nobody is wrong who
+says this where others do not, or the other way round."""
 
 _FORGED: Final[frozenset[Problem]] = frozenset({
     "signature", "signer", "task", "nonce", "module", "function", "input", "limits",
@@ -157,7 +165,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provisional:
-    """An outcome on trust, and a bound on the chance that it is wrong (`risk`, for what it means)."""
+    """An outcome on trust, and a bound on the chance that it is wrong: `risk`, with its limits."""
 
     outcome: str
     risk: float
@@ -239,15 +247,16 @@ def risk(standing: Standing) -> float:
                 <= f / (1 - f) * k^k / (k + 1)^(k + 1),    as s = 1 / (k + 1) is the worst.
 
     (Sarmenta, "Sabotage-tolerance mechanisms for volunteer computing systems", Future Generation
-    Computer Systems 18(4), 2002, §4.2, has f / (1 - f) / (k e) for it.) Of a node that was wrong
-    before, f is no third any more: 1 / (k + 2), the rule of succession.
+    Computer Systems 18(4), 2002, has f / (1 - f) / (k e) for it.) A node that was wrong before is
+    no unknown one. Of that, the largest rate that k right results leave possible with 5 %:
+    1 - 0.05^(1/k), about 3/k (the rule of three: Hanley, Lippman-Hand, JAMA 249, 1983).
 
     It says nothing of a sleeper, which is right until it is trusted and then lies: its lie is found
     with `check_probability` only, so `lies_unseen` are what it may get through.
     """
     k = standing.streak
     if standing.wrong:
-        return 1 / (k + 2)
+        return 1 - UNLIKELY ** (1 / k) if k else 1.0
     worst = (k / (k + 1)) ** k / (k + 1)  # 0^0 = 1: of who did nothing yet
     return LIARS / (1 - LIARS) * worst
 
@@ -260,12 +269,12 @@ def lies_unseen(standing: Standing) -> float:
 def word(receipt: Receipt) -> str | None:
     """Return the outcome that a receipt claims; `None` where it is no word at all.
 
-    How deep a guest gets before `stack_overflow` differs by processor, so only that it does counts.
+    Of a `stack_overflow` neither fuel nor trace count: see `OVERFLOWED`.
     """
     status = receipt.body.status
     if status in NO_WORD:
         return None
-    return digest(canonical({"status": status})) if status == "stack_overflow" else receipt.outcome
+    return OVERFLOWED if status == "stack_overflow" else receipt.outcome
 
 
 def is_forgery(found: Collection[Problem]) -> bool:
@@ -358,8 +367,10 @@ def _on_trust(case: Case, said: Mapping[str, str]) -> Provisional | None:
 
 def _accepted(said: Mapping[str, str], outcome: str, how: How, *, wrong: bool) -> Accepted:
     right = _who(said, outcome)
-    others = tuple(sorted(set(said) - set(right))) if wrong else ()
-    return Accepted(outcome=outcome, how=how, right=right, wrong=others)
+    others = {node for node, its in said.items() if OVERFLOWED not in (its, outcome)} - set(right)
+    return Accepted(
+        outcome=outcome, how=how, right=right, wrong=tuple(sorted(others)) if wrong else ()
+    )
 
 
 def _who(said: Mapping[str, str], outcome: str) -> tuple[str, ...]:
@@ -374,7 +385,8 @@ def settled(delivered: Provisional, found: Accepted) -> Accepted | Withdrawn:
     """
     if delivered.outcome == found.outcome:
         return found
-    return Withdrawn(outcome=delivered.outcome, instead=found.outcome, wrong=delivered.right)
+    wrong = tuple(node for node in delivered.right if node in found.wrong)
+    return Withdrawn(outcome=delivered.outcome, instead=found.outcome, wrong=wrong)
 
 
 def reward(fuel: int) -> int:
@@ -386,12 +398,14 @@ def reward(fuel: int) -> int:
     return 1 + -(-fuel // FUEL_PER_CREDIT)
 
 
-def penalty(reward: int, balance: int) -> int:
-    """Return the credits that a wrong result or a forgery costs: what it would have earned.
+def penalty(reward: int, balance: int, *, banned: bool) -> int:
+    """Return the credits that a wrong result or a forgery costs: a third, as of the score.
 
-    Nobody owes more than it has: a balance below 0 is left for a new identity.
+    At least what it would have earned; all of it where the node is now BANNED, so that lying does
+    not pay. Nobody owes more than it has: a balance below 0 would be left for a new identity.
     """
-    return max(0, min(reward, balance))
+    lost = balance if banned else max(reward, math.ceil(balance * LOSS))
+    return max(0, min(lost, balance))
 
 
 def shares(reward: int, right: Sequence[str]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import orjson
 
-from arsenale_core.errors import ArsenaleError, InvalidError
+from arsenale_core.errors import InvalidError
 from arsenale_mesh.canonical import digest
 from arsenale_mesh.receipts import Expected, problems
 from arsenale_mesh.verification.commitments import lacking
@@ -119,10 +119,7 @@ def _again(exported: Exported, given: argparse.Namespace) -> Check:
     from arsenale_mesh.verification import rerun  # noqa: PLC0415  # it brings the sandbox
 
     backend = "pulley64" if given.backend == "pulley" else "cranelift"
-    try:
-        answer, said = rerun.answer(exported, backend)
-    except ArsenaleError as exc:
-        answer, said = "cannot_say", str(exc)
+    answer, said = rerun.answer(exported, backend)
     return Check(name="rerun", answer=answer, said=said)
 
 

@@ -17,7 +17,7 @@ from arsenale_mesh.sandbox.jobs import Job, limits
 from arsenale_mesh.sandbox.pool import Pool
 
 FOLDER = Path(arsenale_mesh.__file__).parent / "guests"
-NAMES = ("search", "sha256", "csv", "json", "script")
+NAMES = ("search", "sha256", "csv", "json", "script", "matmul")
 
 
 async def ran(pool: Pool, name: str, text: str | bytes, fuel: int = 500_000_000) -> str:

@@ -15,7 +15,7 @@ from arsenale_core.errors import InvalidError
 from arsenale_mesh import merkle
 from arsenale_mesh.receipts import Body, Receipt
 from arsenale_mesh.sandbox.jobs import Job, Outcome
-from arsenale_mesh.sandbox.kinds import Backend, engine_id
+from arsenale_mesh.sandbox.kinds import TICK_FUEL, Backend, engine_id
 from arsenale_mesh.sandbox.pool import Pool
 from arsenale_mesh.verification.commitments import Difference, Shown, is_shown, lacking
 
@@ -153,8 +153,9 @@ async def run_to(
         UnavailableError: Nothing can be run here now.
     """
     job, burnt, leaves = job_of(body, module, input), 0, list[bytes]()
-    enough = min(body.limits.fuel, (place + 2) * body.slice_fuel)
-    for fuel in dict.fromkeys((enough, body.limits.fuel)):
+    most, reach = body.limits.fuel, (place + 1) * body.slice_fuel
+    tries = (reach + 2 * TICK_FUEL, reach + body.slice_fuel, most)
+    for fuel in sorted({min(most, one) for one in tries}):
         again = await pool.run(replace(job, trace=True, limits=replace(job.limits, fuel=fuel)))
         burnt, leaves = burnt + again.fuel, _raw(again.leaves)
         if again.status in _VAGUE:

@@ -4,6 +4,7 @@ from typing import Literal, assert_never
 
 import anyio
 
+from arsenale_core.errors import ArsenaleError
 from arsenale_mesh.sandbox.kinds import Backend
 from arsenale_mesh.sandbox.pool import Pool, Sizes
 from arsenale_mesh.verification.exported import Exported
@@ -13,12 +14,7 @@ from arsenale_mesh.verification.reexecution import Differs, Finding, Holds, Unsu
 def answer(
     exported: Exported, backend: Backend
 ) -> tuple[Literal["holds", "does_not", "cannot_say"], str]:
-    """Return whether running it again says the same, and how that is known.
-
-    Raises:
-        InvalidError: Module or input are missing or not the receipt's, or no pool takes its limits.
-        UnavailableError: Nothing can be run here now.
-    """
+    """Return whether running it again says the same, and how that is known."""
     finding = anyio.run(_found, exported, backend)
     match finding:
         case Holds():
@@ -36,4 +32,7 @@ async def _found(exported: Exported, backend: Backend) -> Finding:
     sizes = Sizes(workers=1, spares=0, compilers=1)
     async with Pool(sizes) as pool:
         module, input = exported.module or b"", exported.input or b""
-        return await reexecute(exported.receipt, exported.leaves, module, input, pool, backend)
+        try:
+            return await reexecute(exported.receipt, exported.leaves, module, input, pool, backend)
+        except ArsenaleError as exc:  # here: outside of the pool it is one of a group
+            return Unsure(reason=str(exc))
