@@ -68,7 +68,7 @@ class Session:
     @property
     def health(self) -> Health:
         """Its score, and the terms of it."""
-        return health(self.telemetry, self.node.standing.score, is_ours=self.node.house)
+        return health(self.telemetry, self.node.standing.worth, is_ours=self.node.house)
 
     def entry(self) -> Entry:
         """Return it as placement sees it."""

@@ -259,7 +259,10 @@ def _pay(
     scene: _Scene, task: Task, verdict: Accepted, receipt: Receipt, by_did: dict[str, Node]
 ) -> None:
     """Book rewards and fines, and change standings; the provisional work of who was found out."""
-    reward = reputation.reward(receipt.body.fuel)
+    fuel = receipt.body.fuel
+    if verdict.how == "check":
+        fuel = min(fuel, freivalds.fuel_at_most(rows.blob(scene.c.db, task.input) or b""))
+    reward = reputation.reward(fuel)
     payees = verdict.right or tuple(did for did, node in by_did.items() if node.house)
     for did, credits in reputation.shares(reward, payees).items():
         if credits:
@@ -359,6 +362,7 @@ def _stand(scene: _Scene, node: Node, event: Event) -> None:
 
 
 def _fine(scene: _Scene, node: Node, task: Task, reward: int, receipt: str) -> None:
-    balance = rows.node(scene.c.db, node.id).credits
-    if credits := reputation.penalty(reward, balance):
+    now = rows.node(scene.c.db, node.id)
+    banned = now.state == "banned"
+    if credits := reputation.penalty(reward, now.credits, banned=banned):
         books.book(scene.c, "penalty", (node.id, node.did), -credits, task.name, receipt)
