@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
@@ -93,6 +94,19 @@ def test_a_file_that_breaks_keeps_its_values_and_says_so(tmp_path: Path) -> None
     assert source.at(NOON).fresh == 300 and "FileNotFoundError" in source.at(NOON).problem
     file.write_text("2026-11-21T11:30Z,310", encoding="utf-8")
     assert source.at(NOON) == Carbon(grams_per_kwh=310, origin="file grid.csv", age_s=1800)
+
+
+def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "grid.csv"
+    file.write_text("2026-11-21T11:00Z,300", encoding="utf-8")
+    source = SeriesFile(file)
+    assert source.at(NOON).fresh == 300
+    read_at = file.stat().st_mtime_ns
+    file.write_text("2026-11-21T11:00Z,400", encoding="utf-8")
+    os.utime(file, ns=(read_at, read_at))
+    assert source.at(NOON).fresh == 300
+    os.utime(file, ns=(read_at, read_at + 1))
+    assert source.at(NOON).fresh == 400
 
 
 @pytest.mark.parametrize("grams", [math.nan, math.inf, -1.0, 3001.0])
