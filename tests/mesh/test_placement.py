@@ -257,6 +257,29 @@ def test_no_claim_makes_a_node_that_is_not_ours_greener_than_its_silence(
     assert (fleet.choose(Wanted(most_carbon=limit)) is None) == (limit is not None)
 
 
+def test_of_two_with_the_same_score_the_less_loaded_is_chosen() -> None:
+    fleet = Fleet()
+    fleet.put(0, Entry(health=Health(score=0.625, terms=()), slots=2))
+    fleet.put(1, Entry(health=Health(score=0.5, terms=()), slots=2))
+    fleet.load(0, 1)
+    for _ in range(3):
+        choice = fleet.choose()
+        assert choice is not None and (choice.node, choice.score) == (1, 0.5)
+    assert [each.score for each in fleet.ranked()] == [0.5, 0.5]
+
+
+def test_who_comes_back_has_nothing_in_flight() -> None:
+    fleet = Fleet()
+    fleet.put(0, entry(slots=1))
+    fleet.load(0, 1)
+    assert fleet.choose() is None
+    fleet.put(0, entry(slots=1))
+    assert fleet.choose() is None  # telemetry ends no task
+    fleet.remove(0)
+    fleet.put(0, entry(slots=1))
+    assert fleet.choose() is not None
+
+
 def test_a_choice_says_why() -> None:
     fleet = Fleet()
     seen = Telemetry(bandwidth=125e6, latency_s=0.05, joules_per_gfuel=10, energy="measured")
