@@ -178,8 +178,8 @@ def memory_links(waiting: int = 64) -> tuple[MemoryLink, MemoryLink]:
 
 def pack(message: Message) -> bytes:
     """Return MESSAGE as it goes on the way."""
-    said = {"kind": message.kind, "blobs": [len(blob) for blob in message.blobs]}
-    head = orjson.dumps({**message.body, **said})
+    sizes = [len(blob) for blob in message.blobs]
+    head = orjson.dumps({"kind": message.kind, "body": message.body, "blobs": sizes})
     return b"".join((_LENGTH.pack(len(head)), head, *message.blobs))
 
 
@@ -195,13 +195,13 @@ def parse(head: bytes) -> tuple[str, dict[str, Any], Sequence[int]]:
         raise InvalidError("a message is no JSON", hint="it is cut off") from exc
     if not isinstance(said, dict):
         raise InvalidError("a message is no object", hint="it is cut off")
-    body = cast("dict[str, Any]", said)
-    kind, sizes = body.pop("kind", None), body.pop("blobs", None)
-    if not isinstance(kind, str) or not isinstance(sizes, list):
-        raise InvalidError("a message has no kind or no blobs", hint="it is cut off")
+    given = cast("dict[str, Any]", said)
+    kind, body, sizes = (given.get(name) for name in ("kind", "body", "blobs"))
+    if not isinstance(kind, str) or not isinstance(body, dict) or not isinstance(sizes, list):
+        raise InvalidError("a message has no kind, body or blobs", hint="it is cut off")
     checked = [size for size in cast("list[Any]", sizes) if type(size) is int and size >= 0]
     if len(checked) != len(cast("list[Any]", sizes)) or len(checked) > MOST_BLOBS:
         raise InvalidError("a message's blobs are wrong", hint="it is cut off")
     if sum(checked) > BLOB_BYTES:
         raise InvalidError(f"a message has more than {BLOB_BYTES:,} bytes", hint="it is cut off")
-    return kind, body, checked
+    return kind, cast("dict[str, Any]", body), checked
