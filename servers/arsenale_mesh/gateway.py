@@ -120,6 +120,7 @@ class Gateway:
         self.sessions: dict[int, Session] = {}
         self.counts = Counts()
         self.has_waiting = False
+        self.waiting_because: dict[int, str] = {}
         self.can_house = True
         self._fleet = Fleet()
         self._rates = NodeRates(MESSAGES, BYTES)
@@ -150,6 +151,11 @@ class Gateway:
     def house_session(self) -> Session | None:
         """Our own node's connection."""
         return next((one for one in self.sessions.values() if one.node.house), None)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something to stay up for."""
+        return self.has_waiting or any(one.leases for one in self.sessions.values())
 
     def fuel_so_far(self, task: int) -> int:
         """Return what the furthest attempt at a task has burnt."""
