@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio import to_thread
 
-from arsenale_core.errors import ArsenaleError
+from arsenale_core.errors import ArsenaleError, UnavailableError
 from arsenale_core.store import Sql
 from arsenale_mesh.rows import Change
 from arsenale_mesh.store import MeshStore
@@ -39,12 +39,18 @@ class Committer:
         self._store = store
         self._wishes: deque[_Wish] = deque()
         self._more = anyio.Event()
+        self._ended = False
 
     async def do(self, work: Callable[[Change], T]) -> T:
         """Do WORK within a transaction; return what it returns when that is committed.
 
         WORK runs in another thread. Where it raises, what it wrote is undone and nothing else.
+
+        Raises:
+            UnavailableError: `run` has ended, and nothing was written.
         """
+        if self._ended:
+            raise _ended()
         wish = _Wish(work)
         self._wishes.append(wish)
         self._more.set()
@@ -54,19 +60,28 @@ class Committer:
         return wish.result
 
     async def run(self) -> None:
-        """Serve for ever."""
-        while True:
-            if not self._wishes:
-                self._more = anyio.Event()
-                await self._more.wait()
-            count = min(len(self._wishes), MOST_AT_ONCE)
-            batch = [self._wishes.popleft() for _ in range(count)]
-            try:
-                with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self._commit, batch)
-            finally:
-                for wish in batch:
-                    wish.done.set()
+        """Serve for ever. Who still waits when this is cancelled is told so, and waits no more."""
+        try:
+            while True:
+                await self._serve()
+        finally:
+            self._ended = True
+            for wish in self._wishes:
+                wish.error = _ended()
+                wish.done.set()
+
+    async def _serve(self) -> None:
+        if not self._wishes:
+            self._more = anyio.Event()
+            await self._more.wait()
+        count = min(len(self._wishes), MOST_AT_ONCE)
+        batch = [self._wishes.popleft() for _ in range(count)]
+        try:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self._commit, batch)
+        finally:
+            for wish in batch:
+                wish.done.set()
 
     def _commit(self, batch: list[_Wish]) -> None:
         try:
@@ -76,6 +91,10 @@ class Committer:
         except Exception as exc:  # noqa: BLE001  # told to each who waits
             for wish in batch:
                 wish.error = exc
+
+
+def _ended() -> UnavailableError:
+    return UnavailableError("the mesh is ending", hint="call again when it is back")
 
 
 def _try(c: Change, wish: _Wish) -> None:
