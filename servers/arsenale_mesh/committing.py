@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio import to_thread
 
-from arsenale_core.errors import ArsenaleError
-from arsenale_core.store import Sql
+from arsenale_core.errors import UnavailableError
 from arsenale_mesh.rows import Change
 from arsenale_mesh.store import MeshStore
 
@@ -20,8 +19,6 @@ T = TypeVar("T")
 
 MOST_AT_ONCE = 64
 """Changes in a commit: more would let the first of them wait for long."""
-
-_BEGIN, _KEEP, _UNDO = Sql("SAVEPOINT one"), Sql("RELEASE one"), Sql("ROLLBACK TO one")
 
 
 @dataclass(slots=True, eq=False)
@@ -39,12 +36,19 @@ class Committer:
         self._store = store
         self._wishes: deque[_Wish] = deque()
         self._more = anyio.Event()
+        self._has_ended = False
 
     async def do(self, work: Callable[[Change], T]) -> T:
         """Do WORK within a transaction; return what it returns when that is committed.
 
         WORK runs in another thread. Where it raises, what it wrote is undone and nothing else.
+        What it does to objects has to bear being done again: see `_commit`.
+
+        Raises:
+            UnavailableError: `run` has ended.
         """
+        if self._has_ended:
+            raise _ended()
         wish = _Wish(work)
         self._wishes.append(wish)
         self._more.set()
@@ -54,35 +58,43 @@ class Committer:
         return wish.result
 
     async def run(self) -> None:
-        """Serve for ever."""
-        while True:
-            if not self._wishes:
-                self._more = anyio.Event()
-                await self._more.wait()
-            count = min(len(self._wishes), MOST_AT_ONCE)
-            batch = [self._wishes.popleft() for _ in range(count)]
-            try:
-                with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self._commit, batch)
-            finally:
-                for wish in batch:
-                    wish.done.set()
+        """Serve for ever. Once it has ended, who waits is told so, and who comes."""
+        try:
+            while True:
+                if not self._wishes:
+                    self._more = anyio.Event()
+                    await self._more.wait()
+                count = min(len(self._wishes), MOST_AT_ONCE)
+                batch = [self._wishes.popleft() for _ in range(count)]
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await to_thread.run_sync(self._commit, batch)
+                finally:
+                    for wish in batch:
+                        wish.done.set()
+        finally:
+            self._has_ended = True
+            for wish in self._wishes:
+                wish.error = _ended()
+                wish.done.set()
+            self._wishes.clear()
 
     def _commit(self, batch: list[_Wish]) -> None:
+        """Do all of BATCH in one transaction; where one of them raises, in one each.
+
+        A savepoint for each would cost every one of them; an error is rare.
+        """
         try:
             with self._store.changing() as c:
                 for wish in batch:
-                    _try(c, wish)
+                    wish.result = wish.work(c)
         except Exception as exc:  # noqa: BLE001  # told to each who waits
+            if len(batch) == 1:
+                batch[0].error = exc
+                return
             for wish in batch:
-                wish.error = exc
+                self._commit([wish])
 
 
-def _try(c: Change, wish: _Wish) -> None:
-    _BEGIN.run(c.db)
-    try:
-        wish.result = wish.work(c)
-    except ArsenaleError as exc:
-        _UNDO.run(c.db)
-        wish.error = exc
-    _KEEP.run(c.db)
+def _ended() -> UnavailableError:
+    return UnavailableError("the database is being closed", hint="connect again")
