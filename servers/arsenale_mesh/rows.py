@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 
 from arsenale_core.store import Connection, Sql
+from arsenale_mesh.ledger import Entry
 from arsenale_mesh.receipts import Limits
-from arsenale_mesh.record import Attempt, Module, NewTask, Node, Task
+from arsenale_mesh.record import Attempt, Module, NewTask, Node, Role, Task
 from arsenale_mesh.reputation import Standing
 
 _NODE = (
@@ -30,16 +31,18 @@ def _names(columns: str) -> tuple[str, ...]:
 
 
 _NODE_NAMES, _TASK_NAMES = _names(_NODE)[:-6], _names(_TASK)
-_ATTEMPT_NAMES, _MODULE_NAMES = _names(_ATTEMPT), _names(_MODULE)
+_MODULE_NAMES = _names(_MODULE)
 _LIMITS = slice(4, 8)
+_PLAIN_NAMES = _TASK_NAMES[:4] + _TASK_NAMES[8:]
 
 
 @dataclass(slots=True)
 class Change:
-    """A transaction that writes, and when it does."""
+    """A transaction that writes, and when it does; `last_entry` of the ledger, once known."""
 
     db: Connection
     now_us: int
+    last_entry: Entry | None = None
 
 
 # Blobs.
@@ -145,9 +148,8 @@ _NODE_STATE = Sql(
 _SEEN = Sql("UPDATE node SET seen_us = :at_us WHERE id = :id")
 _STANDING = Sql(
     "UPDATE node SET score = :score, streak = :streak, correct = :right, wrong = :wrong,"
-    " unchecked = :unchecked, no_word = :nothing WHERE id = :id"
+    " unchecked = :unchecked, no_word = :nothing, credits = :credits WHERE id = :id"
 )
-_PAID = Sql("UPDATE node SET credits = credits + :credits WHERE id = :id")
 _ALL_OFFLINE = Sql("UPDATE node SET state = 'offline' WHERE state = 'online'")
 _NODE_COUNTS = Sql("SELECT state, count(*) FROM node GROUP BY state")
 _ADMITTED = Sql("SELECT count(*) FROM node WHERE house = 0 AND state IN ('online', 'offline')")
@@ -211,17 +213,20 @@ def seen(c: Change, ids: Iterable[int]) -> None:
     _SEEN.many(c.db, [{"id": id, "at_us": c.now_us} for id in ids])
 
 
-def set_standing(c: Change, id: int, standing: Standing) -> None:
-    """Write a node's reputation."""
-    _STANDING.run(
-        c.db, id=id, score=standing.score, streak=standing.streak, right=standing.right,
-        wrong=standing.wrong, unchecked=standing.unchecked, nothing=standing.nothing,
+def set_standings(c: Change, nodes: Iterable[Node]) -> None:
+    """Write the reputation and the credits of nodes."""
+    _STANDING.many(
+        c.db,
+        [
+            {
+                "id": one.id, "score": one.standing.score, "streak": one.standing.streak,
+                "right": one.standing.right, "wrong": one.standing.wrong,
+                "unchecked": one.standing.unchecked, "nothing": one.standing.nothing,
+                "credits": one.credits,
+            }
+            for one in nodes
+        ],
     )  # fmt: skip
-
-
-def paid(c: Change, id: int, credits: int) -> None:
-    """Add to a node's credits what the ledger says."""
-    _PAID.run(c.db, id=id, credits=credits)
 
 
 def all_offline(c: Change) -> None:
@@ -255,8 +260,10 @@ _TASK_BY_ID = Sql(f"SELECT {_TASK} FROM task WHERE id = :id")
 _WAITING = Sql(f"SELECT {_TASK} FROM task WHERE wants > 0 ORDER BY priority DESC, id LIMIT :limit")
 _LEASED = Sql(
     "UPDATE task SET wants = wants - 1,"
-    " state = CASE state WHEN 'done' THEN state ELSE :state END,"
+    " state = CASE WHEN state = 'done' THEN state WHEN asks = 'house' AND house_only = 0"
+    " THEN 'checking' ELSE 'running' END,"
     " started_us = coalesce(started_us, :at_us) WHERE id = :id AND wants > 0"
+    " RETURNING asks, house_only"
 )
 _SET_TASK = Sql(
     "UPDATE task SET state = :state, wants = :wants, asks = :asks, failures = :failures,"
@@ -278,10 +285,8 @@ _UNFINISHED = Sql(
 
 
 def _task(row: tuple[Any, ...]) -> Task:
-    values: dict[str, Any] = dict(zip(_TASK_NAMES, row, strict=True))
     memory_bytes, fuel, wall_ms, output_bytes = row[_LIMITS]
-    for name in _TASK_NAMES[_LIMITS]:
-        del values[name]
+    values: dict[str, Any] = dict(zip(_PLAIN_NAMES, row[:4] + row[8:], strict=True))
     values["house_only"] = bool(values["house_only"])
     return Task(
         **values,
@@ -327,9 +332,12 @@ def unfinished(db: Connection, limit: int) -> list[Task]:
     return [_task(row) for row in _UNFINISHED.all(db, limit=limit)]
 
 
-def lease_task(c: Change, id: int, state: str) -> bool:
-    """Note that an attempt begins; false where none is wanted any more."""
-    return _changed(_LEASED, c.db, id=id, state=state, at_us=c.now_us)
+def lease_task(c: Change, id: int) -> Role | None:
+    """Note that an attempt begins, and say as what; `None` where none is wanted any more."""
+    row = _LEASED.first(c.db, id=id, at_us=c.now_us)
+    if row is None:
+        return None
+    return "check" if row[0] == "house" and not row[1] else "run"
 
 
 def set_task(c: Change, task: Task) -> None:
@@ -357,18 +365,18 @@ def oldest_waiting_us(db: Connection) -> int | None:
     return _OLDEST.value(db)
 
 
-def _changed(statement: Sql, db: Connection, **values: Any) -> bool:
-    return statement.count(db, **values) > 0
-
-
 # Attempts and receipts.
 
 _ADD_ATTEMPT = Sql(
     "INSERT INTO attempt (task_id, node_id, role, state, leased_us) VALUES (:task, :node, :role,"
-    f" 'leased', :at_us) RETURNING {_ATTEMPT}"
+    " 'leased', :at_us) RETURNING id"
 )
 _ATTEMPT_BY_ID = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE id = :id")
 _ATTEMPTS_OF = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE task_id = :task ORDER BY id")
+_ATTEMPTS_BESIDE = Sql(
+    f"SELECT {_ATTEMPT} FROM attempt WHERE task_id ="
+    " (SELECT task_id FROM attempt WHERE id = :id) ORDER BY id"
+)
 _LEASES = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE state = 'leased' ORDER BY id")
 _END_ATTEMPT = Sql(
     "UPDATE attempt SET state = :state, ended_us = :at_us, outcome = :outcome, status = :status,"
@@ -397,15 +405,20 @@ class KeptReceipt:
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
-    values: dict[str, Any] = dict(zip(_ATTEMPT_NAMES, row, strict=True))
-    return Attempt(**values)
+    id, task_id, node_id, role, state, leased_us, ended_us, outcome, status, receipt = row
+    return Attempt(
+        id=id, task_id=task_id, node_id=node_id, role=role, state=state, leased_us=leased_us,
+        ended_us=ended_us, outcome=outcome, status=status, receipt=receipt,
+    )  # fmt: skip
 
 
-def add_attempt(c: Change, task: int, node: int, role: str) -> Attempt:
+def add_attempt(c: Change, task: int, node: int, role: Role) -> Attempt:
     """Lease a task to a node."""
-    row = _ADD_ATTEMPT.first(c.db, task=task, node=node, role=role, at_us=c.now_us)
-    assert row is not None
-    return _attempt(row)
+    id = _ADD_ATTEMPT.value(c.db, task=task, node=node, role=role, at_us=c.now_us)
+    return Attempt(
+        id=id, task_id=task, node_id=node, role=role, state="leased", leased_us=c.now_us,
+        ended_us=None, outcome=None, status=None, receipt=None,
+    )  # fmt: skip
 
 
 def attempt(db: Connection, id: int) -> Attempt | None:
@@ -417,6 +430,11 @@ def attempt(db: Connection, id: int) -> Attempt | None:
 def attempts(db: Connection, task: int) -> list[Attempt]:
     """Return the attempts at a task, in their order."""
     return [_attempt(row) for row in _ATTEMPTS_OF.all(db, task=task)]
+
+
+def attempts_beside(db: Connection, id: int) -> list[Attempt]:
+    """Return all attempts at the task of an attempt, that one too; none where there is none."""
+    return [_attempt(row) for row in _ATTEMPTS_BESIDE.all(db, id=id)]
 
 
 def leases(db: Connection) -> list[Attempt]:
