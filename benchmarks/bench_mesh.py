@@ -13,14 +13,12 @@ kill -9 of any process; a power cut can undo the last commits, and never damages
 """
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -68,34 +66,40 @@ def now_us() -> int:
 async def node(socket: str, key: Path) -> None:
     """Work for the gateway at SOCKET until it goes."""
 
+    def measure(fuel_per_s: float | None) -> dict[str, Any]:
+        return {"gfuel_per_s": fuel_per_s and fuel_per_s / 1e9}
+
     async def connect() -> StreamLink:
         return StreamLink(await anyio.connect_unix(socket), Way(local=True))
 
     profile = Profile(name="House", kind="pc", slots=WORKERS)
     async with Pool(Sizes(workers=WORKERS)) as pool:
-        agent = Agent(identity.load_or_make(key), profile, pool, lambda *_: {}, now_us)
+        agent = Agent(identity.load_or_make(key), profile, pool, measure, now_us)
         await agent.serve(connect)
 
 
 # The gateway and who asks.
 
 
-class CountingCommitter(Committer):
+class CountingStore(MeshStore):
     """Says how many commits there were."""
 
     commits = 0
 
-    def _commit(self, batch: list[Any]) -> None:
+    @contextmanager
+    def changing(self) -> Generator[Change]:
+        """See `MeshStore`."""
+        with super().changing() as c:
+            yield c
         self.commits += 1
-        super()._commit(batch)
 
 
 @dataclass(slots=True, kw_only=True)
 class Mesh:
     """All that runs here."""
 
-    store: MeshStore
-    committer: CountingCommitter
+    store: CountingStore
+    committer: Committer
     gateway: Gateway
     waiters: dict[int, anyio.Event]
     ended: dict[int, Task]
@@ -140,8 +144,8 @@ async def mesh(folder: Path) -> AsyncGenerator[Mesh]:
                 ended[task.id] = task
                 waiters.pop(task.id).set()
 
-    with MeshStore(folder / "store", time.time) as store:
-        committer = CountingCommitter(store)
+    with CountingStore(folder / "store", time.time) as store:
+        committer = Committer(store)
         clock = Clock(ticks_us=boot.ticks, now_us=now_us)
         made = identity.make()
         gateway = Gateway(store, committer, made, house.did, HEARTBEAT_S, clock, changed)
@@ -152,7 +156,7 @@ async def mesh(folder: Path) -> AsyncGenerator[Mesh]:
 
         listener = await anyio.create_unix_listener(socket)
         command = [sys.executable, __file__, "--node", str(socket), "--key", str(key)]
-        child = subprocess.Popen(command, env=dict(os.environ))
+        child = await anyio.open_process(command, stdin=None, stdout=None, stderr=None)
         try:
             async with background() as tasks:
                 tasks.start_soon(committer.run)
@@ -166,7 +170,8 @@ async def mesh(folder: Path) -> AsyncGenerator[Mesh]:
                 )  # fmt: skip
         finally:
             child.terminate()
-            child.wait()
+            with anyio.CancelScope(shield=True):
+                await child.wait()
 
 
 # What is measured.
@@ -195,12 +200,12 @@ async def many(one: Mesh, count: int, flight: int) -> float:
             task = await one.ask()
             assert (task.state, task.how) == ("done", "house"), task
 
-    before, commits, begun = one.cpu_s(), one.committer.commits, time.perf_counter()
+    before, commits, begun = one.cpu_s(), one.store.commits, time.perf_counter()
     async with anyio.create_task_group() as tasks:
         for _ in range(flight):
             tasks.start_soon(requester)
     took = time.perf_counter() - begun
-    commits = one.committer.commits - commits
+    commits = one.store.commits - commits
     used = [1e3 * (b - a) / count for a, b in zip(before, one.cpu_s(), strict=True)]
     print(
         f"  {count:,} tasks, {flight} in flight: {count / took:,.0f}/s; CPU a task:"
@@ -305,7 +310,7 @@ def median_s(one: Callable[[], None], times: int = 500) -> float:
     return statistics.median(taken)
 
 
-async def measure(folder: Path, count: int, flight: int, rounds: int) -> None:
+async def compare(folder: Path, count: int, flight: int, rounds: int) -> None:
     """Measure all of it."""
     await floors(guests.module("sha256"), min(count, 4_000))
     committing(folder)
@@ -330,7 +335,7 @@ def main() -> None:
         return
     print(machine())
     with tempfile.TemporaryDirectory(prefix="arsenale-bench-") as folder:
-        anyio.run(measure, Path(folder), given.tasks, given.flight, given.rounds)
+        anyio.run(compare, Path(folder), given.tasks, given.flight, given.rounds)
     print(machine())
 
 

@@ -4,7 +4,7 @@ A commit costs as much for one change as for fifty. What `do` has returned is in
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 MOST_AT_ONCE = 64
 """Changes in a commit: more would let the first of them wait for long."""
+
+GATHER_S = 0.002
+"""How long it is waited for more where many write."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +45,7 @@ class Committer:
         """Do WORK within a transaction; return what it returns when that is committed.
 
         WORK runs in another thread. Where it raises, what it wrote is undone and nothing else.
-        What it does to objects has to bear being done again: see `_commit`.
+        It may be called twice, the first time for nothing: see `_commit`.
 
         Raises:
             UnavailableError: `run` has ended.
@@ -61,17 +64,7 @@ class Committer:
         """Serve for ever. Once it has ended, who waits is told so, and who comes."""
         try:
             while True:
-                if not self._wishes:
-                    self._more = anyio.Event()
-                    await self._more.wait()
-                count = min(len(self._wishes), MOST_AT_ONCE)
-                batch = [self._wishes.popleft() for _ in range(count)]
-                try:
-                    with anyio.CancelScope(shield=True):
-                        await to_thread.run_sync(self._commit, batch)
-                finally:
-                    for wish in batch:
-                        wish.done.set()
+                await self._serve()
         finally:
             self._has_ended = True
             for wish in self._wishes:
@@ -79,22 +72,41 @@ class Committer:
                 wish.done.set()
             self._wishes.clear()
 
-    def _commit(self, batch: list[_Wish]) -> None:
+    async def _serve(self) -> None:
+        if not self._wishes:
+            self._more = anyio.Event()
+            await self._more.wait()
+        count = min(len(self._wishes), MOST_AT_ONCE)
+        batch = [self._wishes.popleft() for _ in range(count)]
+        try:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self._commit, batch)
+        finally:
+            for wish in batch:
+                wish.done.set()
+        if count > 1:  # who was served comes again at once: with the others, not before them
+            await anyio.sleep(GATHER_S)
+
+    def _commit(self, batch: Sequence[_Wish]) -> None:
         """Do all of BATCH in one transaction; where one of them raises, in one each.
 
-        A savepoint for each would cost every one of them; an error is rare.
+        A savepoint for each would cost all of them; an error is rare.
         """
+        begun: _Wish | None = None
         try:
             with self._store.changing() as c:
                 for wish in batch:
+                    begun = wish
                     wish.result = wish.work(c)
+                begun = None
         except Exception as exc:  # noqa: BLE001  # told to each who waits
-            if len(batch) == 1:
-                batch[0].error = exc
+            if begun is None or len(batch) == 1:  # the database does not answer
+                for wish in batch:
+                    wish.error = exc
                 return
             for wish in batch:
                 self._commit([wish])
 
 
 def _ended() -> UnavailableError:
-    return UnavailableError("the database is being closed", hint="connect again")
+    return UnavailableError("the mesh is ending", hint="call again when it is back")

@@ -120,6 +120,7 @@ class Gateway:
         self.sessions: dict[int, Session] = {}
         self.counts = Counts()
         self.has_waiting = False
+        self.waiting_because: dict[int, str] = {}
         self.can_house = True
         self._fleet = Fleet()
         self._rates = NodeRates(MESSAGES, BYTES)
@@ -150,6 +151,11 @@ class Gateway:
     def house_session(self) -> Session | None:
         """Our own node's connection."""
         return next((one for one in self.sessions.values() if one.node.house), None)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something to stay up for."""
+        return self.has_waiting or any(one.leases for one in self.sessions.values())
 
     def fuel_so_far(self, task: int) -> int:
         """Return what the furthest attempt at a task has burnt."""
@@ -305,8 +311,9 @@ class Gateway:
     ) -> None:
         try:
             with anyio.CancelScope(shield=True):
+                read = await to_thread.run_sync(_read, results)
                 judge = partial(
-                    settling.settle_all, node_id=session.node.id, results=results,
+                    settling.settle_all, node_id=session.node.id, results=read,
                     has_house=self.can_house,
                 )  # fmt: skip
                 settled = await self._commit.do(judge)
@@ -555,6 +562,10 @@ async def _give(session: Session, given: Sequence[Assignment]) -> None:
                 blobs = tuple(each.input for each in batch)
                 await session.link.send(Message(kind="work", body=body, blobs=blobs))
                 batch, size = [], 0
+
+
+def _read(results: Sequence[work.Result]) -> list[settling.Read]:
+    return [settling.read(one) for one in results]
 
 
 def _may_again(attempt: Attempt) -> bool:

@@ -26,9 +26,13 @@ class Entry:
     receipt: str
     before: str
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """SHA-256 of the entry, the hash before it included."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         said = {name: getattr(self, name) for name in _FIELDS}
         return digest(canonical(said))
 

@@ -1,7 +1,7 @@
 """Statements on nodes, modules, tasks and attempts, and what rows mean; none decides anything."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ _NODE = (
     "id, did, name, kind, house, state, joined_us, seen_us, slots, memory_bytes, engine, credits,"
     " reason, score, streak, correct, wrong, unchecked, no_word"
 )
-_TASK = (
+TASK_COLUMNS = (
     "id, module, function, input, memory_bytes, max_fuel, wall_ms, output_bytes, seed, clock_us,"
     " slice_fuel, nonce, assurance, carbon, house_only, priority, label, project, state, wants,"
     " asks, failures, created_us, started_us, ended_us, status, output, detail, fuel, how, risk,"
@@ -30,7 +30,7 @@ def _names(columns: str) -> tuple[str, ...]:
     return tuple(columns.replace(" ", "").split(","))
 
 
-_NODE_NAMES, _TASK_NAMES = _names(_NODE)[:-6], _names(_TASK)
+_NODE_NAMES, _TASK_NAMES = _names(_NODE)[:-6], _names(TASK_COLUMNS)
 _MODULE_NAMES = _names(_MODULE)
 _LIMITS = slice(4, 8)
 _PLAIN_NAMES = _TASK_NAMES[:4] + _TASK_NAMES[8:]
@@ -213,6 +213,11 @@ def seen(c: Change, ids: Iterable[int]) -> None:
     _SEEN.many(c.db, [{"id": id, "at_us": c.now_us} for id in ids])
 
 
+def set_standing(c: Change, id: int, standing: Standing) -> None:
+    """Write a node's reputation, and leave its credits."""
+    set_standings(c, [replace(node(c.db, id), standing=standing)])
+
+
 def set_standings(c: Change, nodes: Iterable[Node]) -> None:
     """Write the reputation and the credits of nodes."""
     _STANDING.many(
@@ -253,11 +258,14 @@ _ADD_TASK = Sql(
     " VALUES (:module, :function, :input, :memory_bytes, :max_fuel, :wall_ms, :output_bytes,"
     " :seed, :clock_us, :slice_fuel, :nonce, :assurance, :carbon, :house_only, :priority, :label,"
     " :project, 'queued', 1, :asks, 0, :created_us, '', 0, '', 0, :key)"
-    f" ON CONFLICT (key) DO NOTHING RETURNING {_TASK}"
+    f" ON CONFLICT (key) DO NOTHING RETURNING {TASK_COLUMNS}"
 )
-_TASK_BY_KEY = Sql(f"SELECT {_TASK} FROM task WHERE key = :key")
-_TASK_BY_ID = Sql(f"SELECT {_TASK} FROM task WHERE id = :id")
-_WAITING = Sql(f"SELECT {_TASK} FROM task WHERE wants > 0 ORDER BY priority DESC, id LIMIT :limit")
+_TASK_BY_KEY = Sql(f"SELECT {TASK_COLUMNS} FROM task WHERE key = :key")
+_TASK_BY_ID = Sql(f"SELECT {TASK_COLUMNS} FROM task WHERE id = :id")
+_WAITING = Sql(
+    f"SELECT {TASK_COLUMNS} FROM task WHERE wants > 0 ORDER BY priority DESC, id LIMIT :limit"
+    " OFFSET :offset"
+)
 _LEASED = Sql(
     "UPDATE task SET wants = wants - 1,"
     " state = CASE WHEN state = 'done' THEN state WHEN asks = 'house' AND house_only = 0"
@@ -271,7 +279,7 @@ _SET_TASK = Sql(
     " how = :how, risk = :risk, receipt = :receipt, reward = :reward WHERE id = :id"
 )
 _ON_TRUST = Sql(
-    f"SELECT {', '.join('task.' + one for one in _names(_TASK))} FROM attempt"
+    f"SELECT {', '.join('task.' + one for one in _names(TASK_COLUMNS))} FROM attempt"
     " JOIN task ON task.id = attempt.task_id WHERE attempt.node_id = :node"
     " AND attempt.state = 'said' AND task.how = 'provisional' AND task.wants = 0"
     " ORDER BY task.id LIMIT :limit"
@@ -279,12 +287,13 @@ _ON_TRUST = Sql(
 _TASK_COUNTS = Sql("SELECT state, count(*) FROM task GROUP BY state")
 _OLDEST = Sql("SELECT min(created_us) FROM task WHERE wants > 0")
 _UNFINISHED = Sql(
-    f"SELECT {_TASK} FROM task WHERE state IN ('queued', 'running', 'checking') ORDER BY id"
+    f"SELECT {TASK_COLUMNS} FROM task WHERE state IN ('queued', 'running', 'checking') ORDER BY id"
     " LIMIT :limit"
 )
 
 
-def _task(row: tuple[Any, ...]) -> Task:
+def as_task(row: tuple[Any, ...]) -> Task:
+    """Return the task that a row of `TASK_COLUMNS` is."""
     memory_bytes, fuel, wall_ms, output_bytes = row[_LIMITS]
     values: dict[str, Any] = dict(zip(_PLAIN_NAMES, row[:4] + row[8:], strict=True))
     values["house_only"] = bool(values["house_only"])
@@ -310,26 +319,26 @@ def add_task(c: Change, new: NewTask, nonce: str) -> tuple[Task, bool]:
     )  # fmt: skip
     if row is not None:
         _USED.run(c.db, sha=new.module)
-        return _task(row), True
+        return as_task(row), True
     known = _TASK_BY_KEY.first(c.db, key=new.key)
     assert known is not None
-    return _task(known), False
+    return as_task(known), False
 
 
 def task(db: Connection, id: int) -> Task | None:
     """Return the task with that number."""
     row = _TASK_BY_ID.first(db, id=id)
-    return _task(row) if row else None
+    return as_task(row) if row else None
 
 
-def waiting(db: Connection, limit: int) -> list[Task]:
+def waiting(db: Connection, limit: int, offset: int = 0) -> list[Task]:
     """Return tasks of which an attempt has to begin, most urgent first."""
-    return [_task(row) for row in _WAITING.all(db, limit=limit)]
+    return [as_task(row) for row in _WAITING.all(db, limit=limit, offset=offset)]
 
 
 def unfinished(db: Connection, limit: int) -> list[Task]:
     """Return tasks that are not over, oldest first."""
-    return [_task(row) for row in _UNFINISHED.all(db, limit=limit)]
+    return [as_task(row) for row in _UNFINISHED.all(db, limit=limit)]
 
 
 def lease_task(c: Change, id: int) -> Role | None:
@@ -352,7 +361,7 @@ def set_task(c: Change, task: Task) -> None:
 
 def on_trust(db: Connection, node: int, limit: int) -> list[Task]:
     """Return tasks whose result was delivered on the word of a node, and is not paid."""
-    return [_task(row) for row in _ON_TRUST.all(db, node=node, limit=limit)]
+    return [as_task(row) for row in _ON_TRUST.all(db, node=node, limit=limit)]
 
 
 def task_counts(db: Connection) -> dict[str, int]:

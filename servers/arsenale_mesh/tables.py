@@ -25,7 +25,7 @@ MIGRATIONS: tuple[tuple[str | Only, ...], ...] = (
         " ('online', 'offline')",
         "CREATE TABLE invitation (hash TEXT PRIMARY KEY, note TEXT NOT NULL,"
         " made_us BIGINT NOT NULL, until_us BIGINT NOT NULL, used_by TEXT)",
-        "CREATE TABLE task (id {id}, module TEXT NOT NULL REFERENCES blob,"
+        "CREATE TABLE task (id {token}, module TEXT NOT NULL REFERENCES blob,"
         " function TEXT NOT NULL, input TEXT NOT NULL REFERENCES blob,"
         " memory_bytes BIGINT NOT NULL, max_fuel BIGINT NOT NULL, wall_ms BIGINT NOT NULL,"
         " output_bytes BIGINT NOT NULL, seed BIGINT NOT NULL, clock_us BIGINT NOT NULL,"
@@ -40,7 +40,7 @@ MIGRATIONS: tuple[tuple[str | Only, ...], ...] = (
         "CREATE INDEX task_open ON task (id) WHERE state IN ('queued', 'running', 'checking')",
         "CREATE INDEX task_ended ON task (ended_us)",
         "CREATE INDEX task_blobs ON task (input)",
-        "CREATE TABLE attempt (id {id}, task_id BIGINT NOT NULL REFERENCES task,"
+        "CREATE TABLE attempt (id {token}, task_id BIGINT NOT NULL REFERENCES task,"
         " node_id BIGINT NOT NULL REFERENCES node, role TEXT NOT NULL, state TEXT NOT NULL,"
         " leased_us BIGINT NOT NULL, ended_us BIGINT, outcome TEXT, status TEXT, receipt TEXT)",
         "CREATE INDEX attempt_task ON attempt (task_id)",

@@ -1,13 +1,16 @@
 """Pools of workers, and modules from text."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import pytest
+from tests.mesh.village import Hand, Village, emptied
 from wasmtime import wat2wasm
 
 from arsenale_mesh.sandbox.jobs import Job, Outcome, limits
 from arsenale_mesh.sandbox.pool import Pool
+from arsenale_mesh.store import MeshStore
 
 Wat: TypeAlias = Callable[[str], bytes]
 
@@ -50,3 +53,18 @@ def run(pool: Pool, wat: Wat) -> Run:
         return await pool.run(job)
 
     return call
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where an empty mesh is: a folder, or a PostgreSQL."""
+    if request.param == "sqlite":
+        return tmp_path / "home"
+    return emptied(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def village(where: Path | str) -> Iterator[Village]:
+    """A mesh on each database, without a node."""
+    with MeshStore(where, Hand()) as store:
+        yield Village(store)

@@ -15,6 +15,7 @@ from arsenale_core.errors import ConflictError, UnavailableError
 from arsenale_core.store import Store
 from arsenale_genome.store import GenomeStore
 from arsenale_memory.store import MemoryStore
+from arsenale_mesh.store import MeshStore
 from arsenale_telemetry.store import TelemetryStore
 
 
@@ -41,6 +42,7 @@ STORES: list[Any] = [
     MemoryStore,
     GenomeStore,
     partial(CoordinatorStore, clock=CLOCK),
+    partial(MeshStore, now=lambda: 0.0),
 ]
 
 

@@ -143,7 +143,7 @@ class Agent:
         about = {
             "name": profile.name, "kind": profile.kind, "slots": profile.slots,
             "memory_bytes": profile.memory_bytes, "engine": engine_id("cranelift"),
-            "holds": [*self._running, *self._results], "measured": self._measure(),
+            "holds": [*self._running, *self._results], "measured": self._measure(None),
         }  # fmt: skip
         joined = await join(link, self.identity, about, profile.invitation)
         self.name, self._link = joined.name, link
@@ -192,7 +192,7 @@ class Agent:
                 await anyio.sleep(BUSY_BEAT_S if busy else joined.heartbeat_s)
                 fuel = {str(lease): one.burnt() for lease, one in self._running.items()}
                 holds = [*self._running, *self._results]
-                said = {"fuel": fuel, "holds": holds, "measured": self._measure()}
+                said = {"fuel": fuel, "holds": holds, "measured": self._measure(None)}
                 await link.send(Message(kind="beat", body=said))
 
     async def _tell(self, link: Link) -> None:
