@@ -11,7 +11,7 @@ from hashlib import sha256
 from arsenale_core.errors import InvalidError
 from arsenale_mesh import books, changes, guests, merkle, receipts, reputation, rows
 from arsenale_mesh.receipts import Expected, Problem, Receipt
-from arsenale_mesh.record import Attempt, Node, Result, Task
+from arsenale_mesh.record import ENDED, Attempt, Node, Result, Task
 from arsenale_mesh.reputation import (
     Accepted,
     AskHouse,
@@ -80,7 +80,7 @@ def settle(c: Change, node_id: int, result: Result, *, has_house: bool) -> Settl
     if attempt is None or attempt.node_id != node_id or attempt.state != "leased":
         return scene.settled
     task, node = changes.must(c, attempt.task_id), rows.node(c.db, node_id)
-    if task.state in ("failed", "cancelled"):
+    if task.state in ENDED and task.how != "provisional":
         rows.end_attempt(c, attempt.id, "late")
         return scene.settled
     try:
@@ -200,7 +200,8 @@ def _said(
         judge(scene, task)
     elif node.house and (status != "worker_died" or task.failures >= _DEATHS):
         rows.end_attempt(scene.c, attempt.id, "right", status=status, receipt=receipt.id)
-        _finish(scene, task, receipt, result.detail, how="house", risk=None, wants=0)
+        _finish(scene, task, receipt, _printable(result.detail), how="house", risk=None, wants=0)
+        _call_off(scene, rows.attempts(scene.c.db, task.id))
     else:
         _void(scene, task, node, attempt, receipt, result)
 
@@ -220,11 +221,10 @@ def _void(
 def _forged(scene: _Scene, task: Task, node: Node, attempt: Attempt, what: str) -> None:
     """Punish a receipt that cannot be a mistake; another runs the task."""
     rows.end_attempt(scene.c, attempt.id, "forged")
-    books.note(scene.c, "receipt.forged", node.did, f"{task.name}: {what}")
+    books.note(scene.c, "receipt.forged", node.did, f"{task.name}: {_printable(what)}")
     _stand(scene, node, "forgery")
     _fine(scene, node, task, reputation.reward(0), "")
-    if task.state != "done":
-        scene.settled.task = changes.wanted_again(scene.c, task, is_failure=False)
+    scene.settled.task = changes.wanted_again(scene.c, task, is_failure=False)
 
 
 def _accept(
@@ -249,9 +249,14 @@ def _accept(
     wrong = {by_did[did].id for did in verdict.wrong}
     rows.set_attempts(c, [a.id for a in tried if a.outcome and a.node_id in right], "right")
     rows.set_attempts(c, [a.id for a in tried if a.outcome and a.node_id in wrong], "wrong")
+    _call_off(scene, tried)
+
+
+def _call_off(scene: _Scene, tried: Sequence[Attempt]) -> None:
+    """End attempts that go on: the task needs them no more."""
     for attempt in tried:
         if attempt.state == "leased":
-            rows.end_attempt(c, attempt.id, "late")
+            rows.end_attempt(scene.c, attempt.id, "late")
             scene.settled.drop.append(attempt)
 
 
@@ -344,7 +349,10 @@ def _ask(scene: _Scene, task: Task) -> None:
 def _keep(scene: _Scene, attempt: Attempt, receipt: Receipt, result: Result) -> None:
     rows.put_blob(scene.c, receipt.body.output, result.output)
     kept = KeptReceipt(
-        plain=receipt.plain(), leaves=result.leaves, stderr=result.stderr, detail=result.detail
+        plain=receipt.plain(),
+        leaves=result.leaves,
+        stderr=result.stderr,
+        detail=_printable(result.detail),
     )
     rows.add_receipt(scene.c, receipt.id, attempt, kept)
 
@@ -366,3 +374,10 @@ def _fine(scene: _Scene, node: Node, task: Task, reward: int, receipt: str) -> N
     banned = now.state == "banned"
     if credits := reputation.penalty(reward, now.credits, banned=banned):
         books.book(scene.c, "penalty", (node.id, node.did), -credits, task.name, receipt)
+
+
+def _printable(text: str) -> str:
+    """Return a node's words with what no database or terminal takes replaced."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
+    )
