@@ -5,7 +5,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from tests.mesh.village import FUEL, Village, truth
+from tests.mesh.village import FUEL, Draw, Village, truth
 
 from arsenale_mesh import changes, guests, reputation, rows, settling
 from arsenale_mesh.record import NewTask, Task
