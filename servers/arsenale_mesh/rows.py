@@ -282,7 +282,7 @@ _ON_TRUST = Sql(
     f"SELECT {', '.join('task.' + one for one in _names(TASK_COLUMNS))} FROM attempt"
     " JOIN task ON task.id = attempt.task_id WHERE attempt.node_id = :node"
     " AND attempt.state = 'said' AND task.how = 'provisional' AND task.wants = 0"
-    " ORDER BY task.id LIMIT :limit"
+    " AND task.reward = 0 ORDER BY task.id LIMIT :limit"
 )
 _TASK_COUNTS = Sql("SELECT state, count(*) FROM task GROUP BY state")
 _OLDEST = Sql("SELECT min(created_us) FROM task WHERE wants > 0")

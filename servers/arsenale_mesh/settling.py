@@ -12,7 +12,7 @@ from arsenale_core.errors import InvalidError
 from arsenale_mesh import books, changes, guests, merkle, receipts, reputation, rows
 from arsenale_mesh.ledger import Kind
 from arsenale_mesh.receipts import Expected, Problem, Receipt
-from arsenale_mesh.record import Attempt, AttemptState, Node, Result, Task
+from arsenale_mesh.record import ENDED, Attempt, AttemptState, Node, Result, Task
 from arsenale_mesh.reputation import (
     Accepted,
     AskHouse,
@@ -145,7 +145,7 @@ def _settle(c: Change, nodes: _Nodes, node_id: int, read: Read, *, has_house: bo
     if attempt is None or attempt.node_id != node_id or attempt.state != "leased":
         return settled
     task, node = changes.must(c, attempt.task_id), nodes[node_id]
-    if task.state in ("failed", "cancelled"):
+    if task.state in ENDED and task.how != "provisional":
         rows.end_attempt(c, attempt.id, "late")
         return settled
     scene = _Scene(c, has_house, settled, nodes, read, attempt, tried)
@@ -264,8 +264,10 @@ def _said(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
         _end(scene, outcome=outcome, receipt=receipt)
     elif node.house and (status != "worker_died" or task.failures >= _DEATHS):
         scene.state = "right"
-        _finish(scene, task, receipt, scene.read.result.detail, how="house", risk=None, wants=0)
+        detail = _printable(scene.read.result.detail)
+        _finish(scene, task, receipt, detail, how="house", risk=None, wants=0)
         _end(scene, outcome=None, receipt=receipt)
+        _call_off(scene)
     else:
         _void(scene, task, node, receipt)
 
@@ -289,11 +291,10 @@ def _void(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
 def _forged(scene: _Scene, task: Task, node: Node, what: str) -> None:
     """Punish a receipt that cannot be a mistake; another runs the task."""
     rows.end_attempt(scene.c, scene.attempt.id, "forged")
-    books.note(scene.c, "receipt.forged", node.did, f"{task.name}: {what}")
+    books.note(scene.c, "receipt.forged", node.did, f"{task.name}: {_printable(what)}")
     _stand(scene, node, "forgery")
     _fine(scene, node, task, reputation.reward(0), "")
-    if task.state != "done":
-        scene.settled.task = changes.wanted_again(scene.c, task, is_failure=False)
+    scene.settled.task = changes.wanted_again(scene.c, task, is_failure=False)
 
 
 def _accept(
@@ -313,10 +314,15 @@ def _accept(
     right = {by_did[did].id for did in verdict.right} | {n.id for n in by_did.values() if n.house}
     _found(scene, right, "right")
     _found(scene, {by_did[did].id for did in verdict.wrong}, "wrong")
-    for attempt in tried:
-        if attempt.state == "leased":
-            rows.end_attempt(c, attempt.id, "late")
-            scene.settled.drop.append(attempt)
+    _call_off(scene)
+
+
+def _call_off(scene: _Scene) -> None:
+    """End the other attempts that go on: the task needs them no more."""
+    for one in scene.tried:
+        if one.state == "leased" and one.id != scene.attempt.id:
+            rows.end_attempt(scene.c, one.id, "late")
+            scene.settled.drop.append(one)
 
 
 def _found(scene: _Scene, nodes: set[int], state: AttemptState) -> None:
@@ -338,7 +344,7 @@ def _first(scene: _Scene, outcome: str) -> tuple[Receipt, str]:
 def _kept(scene: _Scene, attempt: Attempt) -> tuple[Receipt, str]:
     """Return the receipt of an attempt that has one, and its detail."""
     if attempt.id == scene.attempt.id and scene.read.receipt:
-        return scene.read.receipt, scene.read.result.detail
+        return scene.read.receipt, _printable(scene.read.result.detail)
     kept = rows.receipt(scene.c.db, attempt.receipt or "")
     assert kept is not None
     return receipts.parse(kept.plain), kept.detail
@@ -430,8 +436,9 @@ def _keep(scene: _Scene, receipt: Receipt) -> None:
     result = scene.read.result
     rows.put_blob(scene.c, receipt.body.output, result.output)
     kept = KeptReceipt(
-        plain=result.receipt, leaves=result.leaves, stderr=result.stderr, detail=result.detail
-    )
+        plain=result.receipt, leaves=result.leaves, stderr=result.stderr,
+        detail=_printable(result.detail),
+    )  # fmt: skip
     rows.add_receipt(scene.c, receipt.id, scene.attempt, kept)
 
 
@@ -459,3 +466,12 @@ def _book(scene: _Scene, kind: Kind, node: Node, credits: int, task: Task, recei
     if books.book(scene.c, kind, node.did, credits, task.name, receipt):
         now = scene.nodes[node.id]
         scene.nodes.put(replace(now, credits=now.credits + credits))
+
+
+def _printable(text: str) -> str:
+    """Return a node's words with what no database or terminal takes replaced."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
+    )
