@@ -264,7 +264,10 @@ _TASK_BY_KEY = Sql(f"SELECT {TASK_COLUMNS} FROM task WHERE key = :key")
 _TASK_BY_ID = Sql(f"SELECT {TASK_COLUMNS} FROM task WHERE id = :id")
 _WAITING = Sql(
     f"SELECT {TASK_COLUMNS} FROM task WHERE wants > 0 ORDER BY priority DESC, id LIMIT :limit"
-    " OFFSET :offset"
+)
+_WAITING_FOR = Sql(
+    f"SELECT {TASK_COLUMNS} FROM task WHERE wants > 0 AND memory_bytes <= :most"
+    " AND (asks <> 'house' OR :house = 1) ORDER BY priority DESC, id LIMIT :limit OFFSET :offset"
 )
 _LEASED = Sql(
     "UPDATE task SET wants = wants - 1,"
@@ -331,9 +334,15 @@ def task(db: Connection, id: int) -> Task | None:
     return as_task(row) if row else None
 
 
-def waiting(db: Connection, limit: int, offset: int = 0) -> list[Task]:
+def waiting(db: Connection, limit: int) -> list[Task]:
     """Return tasks of which an attempt has to begin, most urgent first."""
-    return [as_task(row) for row in _WAITING.all(db, limit=limit, offset=offset)]
+    return [as_task(row) for row in _WAITING.all(db, limit=limit)]
+
+
+def waiting_for(db: Connection, most: int, has_house: bool, limit: int, offset: int) -> list[Task]:
+    """Return those of them that ask for MOST bytes of memory at most, and for a house there is."""
+    found = _WAITING_FOR.all(db, most=most, house=int(has_house), limit=limit, offset=offset)
+    return [as_task(row) for row in found]
 
 
 def unfinished(db: Connection, limit: int) -> list[Task]:

@@ -51,6 +51,7 @@ class Session:
     bandwidth: float | None = None
     said: Mapping[str, Any] = field(default_factory=dict[str, Any])
     probes: dict[str, tuple[int, int, str]] = field(default_factory=dict[str, tuple[int, int, str]])
+    probed_us: int = 0
     kept_us: int = 0
     leaving: bool = False
 
@@ -70,9 +71,21 @@ class Session:
         """Its score, and the terms of it."""
         return health(self.telemetry, self.node.standing.worth, is_ours=self.node.house)
 
+    @property
+    def room(self) -> int:
+        """How many more tasks it may be given."""
+        if self.leaving or not self.engine_fits:
+            return 0
+        return max((1 + QUEUE_A_SLOT) * self.slots - len(self.leases), 0)
+
+    @property
+    def slots(self) -> int:
+        """How many tasks it runs at once."""
+        return min(max(self.node.slots, 0), MOST_SLOTS)
+
     def entry(self) -> Entry:
         """Return it as placement sees it."""
-        slots = min(max(self.node.slots, 0), MOST_SLOTS)
+        slots = self.slots
         return Entry(
             health=self.health, joules_per_gfuel=self.said.get("joules_per_gfuel"),
             carbon=self.said.get("carbon"), slots=slots, queue=QUEUE_A_SLOT * slots,
