@@ -296,8 +296,10 @@ class Gateway:
             judging.release()
 
     async def _settled(self, session: Session, settled: Sequence[Settled]) -> None:
+        now = self._clock.ticks_us()
         for one in settled:
             self.counts.settled += 1
+            session.settled(one.lease, now)
             self.roster.forget(session, one.lease)
             if one.drop:
                 await self.drop(one.drop)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from arsenale_mesh.placement import Fleet
 from arsenale_mesh.record import Task
-from arsenale_mesh.sessions import QUEUE_A_SLOT, Lease, Session
+from arsenale_mesh.sessions import Lease, Session
 
 GRACE_US = 10_000_000
 """How long a lease outlives its node's connection."""
 
 LEASE_GRACE_US = 60_000_000
-"""How long a lease outlives the wall time of all that may wait before it."""
+"""How long a lease outlives the wall time of its task and of all that the node had before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +72,12 @@ class Roster:
 
     def lease(self, session: Session, id: int, task: Task) -> None:
         """Note that a node has a task."""
-        now = self.clock.ticks_us()
-        wall_us = task.limits.wall_ms * 1_000 * (2 + QUEUE_A_SLOT)
-        until = now + LEASE_GRACE_US + wall_us
-        session.leases[id] = Lease(id=id, task_id=task.id, begun_us=now, until_us=until)
+        now, wall_us = self.clock.ticks_us(), task.limits.wall_ms * 1_000
+        before_us = sum(one.wall_us for one in session.leases.values()) // max(session.slots, 1)
+        until = now + LEASE_GRACE_US + before_us + 2 * wall_us
+        session.leases[id] = Lease(
+            id=id, task_id=task.id, begun_us=now, wall_us=wall_us, until_us=until
+        )
         self.fleet.load(session.node.id, 1)
 
     def forget(self, session: Session, lease: int) -> None:

@@ -172,7 +172,8 @@ class Agent:
         about = {
             "name": profile.name, "kind": profile.kind, "slots": profile.slots,
             "memory_bytes": profile.memory_bytes, "engine": engine_id("cranelift"),
-            "holds": [*self._running, *self._results], "measured": self._measure(self._speed.fuel_per_s),
+            "holds": [*self._running, *self._results],
+            "measured": self._measure(self._speed.fuel_per_s),
         }  # fmt: skip
         joined = await join(link, self.identity, about, profile.invitation)
         self.name, self._link = joined.name, link
@@ -260,7 +261,7 @@ class Agent:
             except ArsenaleError as exc:
                 self._log.warning("a task is given back", task=assignment.task, reason=str(exc))
                 await self._give_back(assignment, str(exc))
-            except Exception:
+            except Exception:  # noqa: BLE001  # it ends a task, and not the node
                 self._log.exception("a task is given back", task=assignment.task)
                 await self._give_back(assignment, "the node has a fault: its log says which")
             else:
