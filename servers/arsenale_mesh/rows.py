@@ -1,14 +1,15 @@
 """Statements on nodes, modules, tasks and attempts, and what rows mean; none decides anything."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
 
 from arsenale_core.store import Connection, Sql
+from arsenale_mesh.ledger import Entry
 from arsenale_mesh.receipts import Limits
-from arsenale_mesh.record import Attempt, Module, NewTask, Node, Task
+from arsenale_mesh.record import Attempt, Module, NewTask, Node, Role, Task
 from arsenale_mesh.reputation import Standing
 
 _NODE = (
@@ -30,16 +31,18 @@ def _names(columns: str) -> tuple[str, ...]:
 
 
 _NODE_NAMES, _TASK_NAMES = _names(_NODE)[:-6], _names(TASK_COLUMNS)
-_ATTEMPT_NAMES, _MODULE_NAMES = _names(_ATTEMPT), _names(_MODULE)
+_MODULE_NAMES = _names(_MODULE)
 _LIMITS = slice(4, 8)
+_PLAIN_NAMES = _TASK_NAMES[:4] + _TASK_NAMES[8:]
 
 
 @dataclass(slots=True)
 class Change:
-    """A transaction that writes, and when it does."""
+    """A transaction that writes, and when it does; `last_entry` of the ledger, once known."""
 
     db: Connection
     now_us: int
+    last_entry: Entry | None = None
 
 
 # Blobs.
@@ -145,9 +148,8 @@ _NODE_STATE = Sql(
 _SEEN = Sql("UPDATE node SET seen_us = :at_us WHERE id = :id")
 _STANDING = Sql(
     "UPDATE node SET score = :score, streak = :streak, correct = :right, wrong = :wrong,"
-    " unchecked = :unchecked, no_word = :nothing WHERE id = :id"
+    " unchecked = :unchecked, no_word = :nothing, credits = :credits WHERE id = :id"
 )
-_PAID = Sql("UPDATE node SET credits = credits + :credits WHERE id = :id")
 _ALL_OFFLINE = Sql("UPDATE node SET state = 'offline' WHERE state = 'online'")
 _NODE_COUNTS = Sql("SELECT state, count(*) FROM node GROUP BY state")
 _ADMITTED = Sql("SELECT count(*) FROM node WHERE house = 0 AND state IN ('online', 'offline')")
@@ -212,16 +214,13 @@ def seen(c: Change, ids: Iterable[int]) -> None:
 
 
 def set_standing(c: Change, id: int, standing: Standing) -> None:
-    """Write a node's reputation."""
-    _STANDING.run(
-        c.db, id=id, score=standing.score, streak=standing.streak, right=standing.right,
-        wrong=standing.wrong, unchecked=standing.unchecked, nothing=standing.nothing,
-    )  # fmt: skip
+    """Write a node's reputation, and leave its credits."""
+    set_standings(c, [replace(node(c.db, id), standing=standing)])
 
 
-def paid(c: Change, id: int, credits: int) -> None:
-    """Add to a node's credits what the ledger says."""
-    _PAID.run(c.db, id=id, credits=credits)
+def set_standings(c: Change, nodes: Iterable[Node]) -> None:
+    """Write the reputation and the credits of nodes."""
+    _STANDING.many(c.db, [{**asdict(n.standing), "id": n.id, "credits": n.credits} for n in nodes])
 
 
 def all_offline(c: Change) -> None:
@@ -255,10 +254,16 @@ _TASK_BY_ID = Sql(f"SELECT {TASK_COLUMNS} FROM task WHERE id = :id")
 _WAITING = Sql(
     f"SELECT {TASK_COLUMNS} FROM task WHERE wants > 0 ORDER BY priority DESC, id LIMIT :limit"
 )
+_WAITING_FOR = Sql(
+    f"SELECT {TASK_COLUMNS} FROM task WHERE wants > 0 AND memory_bytes <= :most"
+    " AND (asks <> 'house' OR :house = 1) ORDER BY priority DESC, id LIMIT :limit OFFSET :offset"
+)
 _LEASED = Sql(
     "UPDATE task SET wants = wants - 1,"
-    " state = CASE state WHEN 'done' THEN state ELSE :state END,"
+    " state = CASE WHEN state = 'done' THEN state WHEN asks = 'house' AND house_only = 0"
+    " THEN 'checking' ELSE 'running' END,"
     " started_us = coalesce(started_us, :at_us) WHERE id = :id AND wants > 0"
+    " RETURNING asks, house_only"
 )
 _SET_TASK = Sql(
     "UPDATE task SET state = :state, wants = :wants, asks = :asks, failures = :failures,"
@@ -269,22 +274,16 @@ _ON_TRUST = Sql(
     f"SELECT {', '.join('task.' + one for one in _names(TASK_COLUMNS))} FROM attempt"
     " JOIN task ON task.id = attempt.task_id WHERE attempt.node_id = :node"
     " AND attempt.state = 'said' AND task.how = 'provisional' AND task.wants = 0"
-    " ORDER BY task.id LIMIT :limit"
+    " AND task.reward = 0 ORDER BY task.id LIMIT :limit"
 )
 _TASK_COUNTS = Sql("SELECT state, count(*) FROM task GROUP BY state")
 _OLDEST = Sql("SELECT min(created_us) FROM task WHERE wants > 0")
-_UNFINISHED = Sql(
-    f"SELECT {TASK_COLUMNS} FROM task WHERE state IN ('queued', 'running', 'checking') ORDER BY id"
-    " LIMIT :limit"
-)
 
 
 def as_task(row: tuple[Any, ...]) -> Task:
     """Return the task that a row of `TASK_COLUMNS` is."""
-    values: dict[str, Any] = dict(zip(_TASK_NAMES, row, strict=True))
     memory_bytes, fuel, wall_ms, output_bytes = row[_LIMITS]
-    for name in _TASK_NAMES[_LIMITS]:
-        del values[name]
+    values: dict[str, Any] = dict(zip(_PLAIN_NAMES, row[:4] + row[8:], strict=True))
     values["house_only"] = bool(values["house_only"])
     return Task(
         **values,
@@ -325,14 +324,18 @@ def waiting(db: Connection, limit: int) -> list[Task]:
     return [as_task(row) for row in _WAITING.all(db, limit=limit)]
 
 
-def unfinished(db: Connection, limit: int) -> list[Task]:
-    """Return tasks that are not over, oldest first."""
-    return [as_task(row) for row in _UNFINISHED.all(db, limit=limit)]
+def waiting_for(db: Connection, most: int, has_house: bool, limit: int, offset: int) -> list[Task]:
+    """Return those of them that ask for MOST bytes of memory at most, and for a house there is."""
+    found = _WAITING_FOR.all(db, most=most, house=int(has_house), limit=limit, offset=offset)
+    return [as_task(row) for row in found]
 
 
-def lease_task(c: Change, id: int, state: str) -> bool:
-    """Note that an attempt begins; false where none is wanted any more."""
-    return _changed(_LEASED, c.db, id=id, state=state, at_us=c.now_us)
+def lease_task(c: Change, id: int) -> Role | None:
+    """Note that an attempt begins, and say as what; `None` where none is wanted any more."""
+    row = _LEASED.first(c.db, id=id, at_us=c.now_us)
+    if row is None:
+        return None
+    return "check" if row[0] == "house" and not row[1] else "run"
 
 
 def set_task(c: Change, task: Task) -> None:
@@ -360,18 +363,18 @@ def oldest_waiting_us(db: Connection) -> int | None:
     return _OLDEST.value(db)
 
 
-def _changed(statement: Sql, db: Connection, **values: Any) -> bool:
-    return statement.count(db, **values) > 0
-
-
 # Attempts and receipts.
 
 _ADD_ATTEMPT = Sql(
     "INSERT INTO attempt (task_id, node_id, role, state, leased_us) VALUES (:task, :node, :role,"
-    f" 'leased', :at_us) RETURNING {_ATTEMPT}"
+    " 'leased', :at_us) RETURNING id"
 )
 _ATTEMPT_BY_ID = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE id = :id")
 _ATTEMPTS_OF = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE task_id = :task ORDER BY id")
+_ATTEMPTS_BESIDE = Sql(
+    f"SELECT {_ATTEMPT} FROM attempt WHERE task_id ="
+    " (SELECT task_id FROM attempt WHERE id = :id) ORDER BY id"
+)
 _LEASES = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE state = 'leased' ORDER BY id")
 _END_ATTEMPT = Sql(
     "UPDATE attempt SET state = :state, ended_us = :at_us, outcome = :outcome, status = :status,"
@@ -400,15 +403,20 @@ class KeptReceipt:
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
-    values: dict[str, Any] = dict(zip(_ATTEMPT_NAMES, row, strict=True))
-    return Attempt(**values)
+    id, task_id, node_id, role, state, leased_us, ended_us, outcome, status, receipt = row
+    return Attempt(
+        id=id, task_id=task_id, node_id=node_id, role=role, state=state, leased_us=leased_us,
+        ended_us=ended_us, outcome=outcome, status=status, receipt=receipt,
+    )  # fmt: skip
 
 
-def add_attempt(c: Change, task: int, node: int, role: str) -> Attempt:
+def add_attempt(c: Change, task: int, node: int, role: Role) -> Attempt:
     """Lease a task to a node."""
-    row = _ADD_ATTEMPT.first(c.db, task=task, node=node, role=role, at_us=c.now_us)
-    assert row is not None
-    return _attempt(row)
+    id = _ADD_ATTEMPT.value(c.db, task=task, node=node, role=role, at_us=c.now_us)
+    return Attempt(
+        id=id, task_id=task, node_id=node, role=role, state="leased", leased_us=c.now_us,
+        ended_us=None, outcome=None, status=None, receipt=None,
+    )  # fmt: skip
 
 
 def attempt(db: Connection, id: int) -> Attempt | None:
@@ -420,6 +428,11 @@ def attempt(db: Connection, id: int) -> Attempt | None:
 def attempts(db: Connection, task: int) -> list[Attempt]:
     """Return the attempts at a task, in their order."""
     return [_attempt(row) for row in _ATTEMPTS_OF.all(db, task=task)]
+
+
+def attempts_beside(db: Connection, id: int) -> list[Attempt]:
+    """Return all attempts at the task of an attempt, that one too; none where there is none."""
+    return [_attempt(row) for row in _ATTEMPTS_BESIDE.all(db, id=id)]
 
 
 def leases(db: Connection) -> list[Attempt]:

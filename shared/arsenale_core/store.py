@@ -208,6 +208,8 @@ class Sql:
                 cursor.executemany(text, cast("Any", values))
         except (OverflowError, UnicodeEncodeError) as exc:
             raise _unfit(exc) from exc
+        except cast("Any", db.dialect).loaded_dbapi.DataError as exc:
+            raise _unfit(exc) from exc
         except cast("Any", db.dialect).loaded_dbapi.Error as exc:
             raise DBAPIError.instance(
                 text, None, exc, cast("Any", db.dialect).loaded_dbapi.Error, dialect=db.dialect

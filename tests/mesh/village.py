@@ -33,6 +33,16 @@ class Hand:
         return self.s
 
 
+@dataclass
+class Draw:
+    """A draw that comes out as told."""
+
+    value: float = 0.999
+
+    def random(self) -> float:
+        return self.value
+
+
 def emptied(url: str) -> str:
     """Return URL, in which no mesh is left."""
     engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
@@ -97,10 +107,10 @@ class Village:
         return made.id
 
     def result(
-        self, task: Task, name: str, lease: int, output: bytes | None = None, **changed: Any
+        self, task: Task, name: str, lease: int, said: bytes | None = None, /, **changed: Any
     ) -> Result:
-        """Return what a node says: the truth, or OUTPUT; fields of the receipt as CHANGED."""
-        said = truth(task) if output is None else output
+        """Return what a node says: the truth, or SAID; fields of the receipt as CHANGED."""
+        said = truth(task) if said is None else said
         body = Body(
             task=task.name, nonce=task.nonce, module=task.module, function=task.function,
             input=task.input, output=sha256(said).hexdigest(), seed=task.seed,
@@ -116,20 +126,23 @@ class Village:
             lambda c: settling.settle(c, self.numbers[name], result, has_house=self.has_house)
         )
 
-    def say(self, task: Task, name: str, output: bytes | None = None, **changed: Any) -> Settled:
-        """Lease TASK to a node and let it say the truth, or OUTPUT."""
+    def say(self, task: Task, name: str, said: bytes | None = None, /, **changed: Any) -> Settled:
+        """Lease TASK to a node and let it say the truth, or SAID."""
         lease = self.lease(task, name)
-        return self.settle(name, self.result(task, name, lease, output, **changed))
+        return self.settle(name, self.result(task, name, lease, said, **changed))
 
     def notes(self) -> list[str]:
         """Return the kinds of all notes of the audit trail, oldest first."""
         return [one.kind for one in reversed(self.see(lambda db: books.notes(db, 10_000)))]
 
     def paid(self, task: Task) -> dict[str, int]:
-        """Return who got credits for a task."""
+        """Return who was rewarded for a task."""
         found = self.see(lambda db: books.entries(db, None, task.name, 1_000, 0))
         by_did = {key.did: name for name, key in self.keys.items()}
-        return {by_did[did]: credits for did, credits in balances(e for e, _ in found).items()}
+        return {
+            by_did[did]: credits
+            for did, credits in balances(e for e, _ in found if e.kind == "reward").items()
+        }
 
     def check(self) -> None:
         """Check what always holds: whole chains, credits of the ledger, nobody paid twice."""
