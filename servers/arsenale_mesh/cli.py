@@ -270,11 +270,12 @@ def audit(limit: Limit = 30, as_json: Json = False) -> None:
 def ledger(
     node: Annotated[str, typer.Option(help="Of one node.")] = "",
     task: Annotated[str, typer.Option(help="Of one task.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="All of the chain.")] = False,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
     """Show credits and balances, and whether the chain is whole."""
-    report = _ask("read_ledger", node=node, task=task, limit=limit)
+    report = _ask("read_ledger", node=node, task=task, limit=limit, check_all=check)
     if as_json:
         print_json(report)
     else:

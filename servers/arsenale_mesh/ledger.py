@@ -76,10 +76,14 @@ def following(last: Entry | None, *, at_us: int, kind: Kind, node: str, credits:
     )  # fmt: skip
 
 
-def fault(entries: Iterable[tuple[Link, str]]) -> Fault | None:
-    """Return the first fault of a chain, given with the hash stored beside each entry."""
-    before = GENESIS
-    for number, (entry, stored) in enumerate(entries, 1):
+def fault(
+    entries: Iterable[tuple[Link, str]], *, after: int = 0, before: str = GENESIS
+) -> Fault | None:
+    """Return the first fault of a chain, given with the hash stored beside each entry.
+
+    ENTRIES are all, or those AFTER an entry whose hash is BEFORE.
+    """
+    for number, (entry, stored) in enumerate(entries, after + 1):
         if entry.number != number:
             return Fault(number=number, reason=f"entry {entry.number} stands in its place")
         if entry.before != before:

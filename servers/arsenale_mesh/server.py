@@ -173,11 +173,12 @@ async def read_ledger(
     mesh: MeshDep,
     node: Line = "",
     task: Line = "",
+    check_all: Annotated[bool, Field(description="the chain, not its newest part only")] = False,
     limit: Annotated[int, Field(ge=1, le=200)] = 20,
     offset: Annotated[int, Field(ge=0)] = 0,
 ) -> LedgerReport:
     """Show credits that nodes earned and lost, newest first, and whether the chain is whole."""
-    return await mesh.ledger(node, task, limit, offset)
+    return await mesh.ledger(node, task, limit, offset, whole=check_all)
 
 
 @asynccontextmanager
