@@ -390,7 +390,8 @@ class Mesh:
         said = "" if fault is None else f"entry {fault.number}: {fault.reason}"
         checked = f"; the newest {newest:,} were checked" if newest and count > newest else ""
         return LedgerReport(
-            summary=f"{count} entries, {total} credits in all{checked}", whole=fault is None, fault=said,
+            summary=f"{count} entries, {total} credits in all{checked}", whole=fault is None,
+            fault=said,
             balances=[
                 Balance(
                     node=name, credits=credits, reputation=round(score, 3), right=right,
