@@ -32,5 +32,5 @@ async def test_a_server_lists_its_tools_over_stdio(
 
 def test_every_script_of_the_distribution_is_installed() -> None:
     ours = [e.name for e in entry_points(group="console_scripts") if e.value.startswith("arsenale")]
-    assert sorted(ours) == ["arsenale", "arsenale-stdio"]
+    assert sorted(ours) == ["arsenale", "arsenale-stdio", "arsenale-verify"]
     assert all((SCRIPTS / name).is_file() for name in ours)

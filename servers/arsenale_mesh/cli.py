@@ -18,7 +18,7 @@ from rich.text import Text
 from arsenale_core import terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import InvalidError
-from arsenale_mesh import changes, node_cli, proving, rows, tables_cli
+from arsenale_mesh import changes, node_cli, proving, rows, running, tables_cli
 from arsenale_mesh.asking import task_id
 from arsenale_mesh.calling import Json, Tool, asking, err, out, print_json, told
 from arsenale_mesh.store import MeshStore
@@ -377,8 +377,7 @@ def _is_file(said: str) -> bool:
 
 
 def _store() -> MeshStore:
-    settings = Settings.read()
-    return MeshStore(settings.database_url or settings.home, time.time)
+    return running.store_of(Settings.read())
 
 
 node_cli.add_to(app)

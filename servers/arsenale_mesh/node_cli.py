@@ -2,7 +2,6 @@
 
 import platform
 import re
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,6 @@ from arsenale_mesh.node.joining import Gateway, address
 from arsenale_mesh.opening import lock_file
 from arsenale_mesh.record import KINDS, NodeKind
 from arsenale_mesh.running import Options
-from arsenale_mesh.store import MeshStore
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,7 +83,7 @@ def invite(
             )
         bound, port = listening.host_and_port(settings.mesh_listen)
         gateway = identity.load_or_make(settings.home / "keys" / "mesh-gateway.key")
-        with _store(settings) as store, store.changing() as c:
+        with running.store_of(settings) as store, store.changing() as c:
             secret = changes.invite(c, note)
     there = host or (platform.node() if bound in ("0.0.0.0", "::") else bound)
     where = f"mesh://{there}:{port}/{gateway.did}#{secret}"
@@ -98,7 +96,7 @@ def invite(
 
 def ban(name: str, reason: Annotated[str, typer.Option("--reason", "-m")] = "by hand") -> None:
     """Give a node nothing any more; it cannot come back."""
-    with told(), _store(Settings.read()) as store, store.changing() as c:
+    with told(), running.store_of(Settings.read()) as store, store.changing() as c:
         found = rows.node_named(c.db, name)
         if found is None:
             raise NotFoundError("node", name, hint="`arsenale mesh nodes` lists them")
@@ -108,7 +106,7 @@ def ban(name: str, reason: Annotated[str, typer.Option("--reason", "-m")] = "by 
 
 def pardon(name: str) -> None:
     """Let a node that was banned join again, as one that nobody knows."""
-    with told(), _store(Settings.read()) as store, store.changing() as c:
+    with told(), running.store_of(Settings.read()) as store, store.changing() as c:
         found = rows.node_named(c.db, name)
         if found is None:
             raise NotFoundError("node", name, hint="`arsenale mesh nodes` lists them")
@@ -125,7 +123,7 @@ def snapshot(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write the whole mesh, as it is at this moment, into a file."""
-    with told(), _store(Settings.read()) as store, _bar() as progress:
+    with told(), running.store_of(Settings.read()) as store, _bar() as progress:
         snapshots.snapshot(store, file, overwrite=force, progress=progress)
     out.print(f"{escape(str(file))}, {file.stat().st_size:,} bytes", soft_wrap=True)
 
@@ -139,7 +137,7 @@ def restore(
     with told():
         if not yes:
             typer.confirm("Everything in the mesh now is replaced. Go on?", abort=True)
-        with _store(settings) as store, _bar() as progress:
+        with running.store_of(settings) as store, _bar() as progress:
             made = snapshots.restore(store, file, lock_file(settings.home), progress=progress)
     out.print(f"The mesh is as {escape(str(file))} has it: {made.total:,} rows.", soft_wrap=True)
 
@@ -154,7 +152,3 @@ def _bar() -> Generator[Callable[[int, int], None]]:
             bar.update(job, completed=done, total=total)
 
         yield progress
-
-
-def _store(settings: Settings) -> MeshStore:
-    return MeshStore(settings.database_url or settings.home, time.time)

@@ -38,6 +38,7 @@ from arsenale_mesh.sandbox import codes
 from arsenale_mesh.sandbox.codes import CodeFolder
 from arsenale_mesh.sandbox.jail import LAYERS, Layer
 from arsenale_mesh.sandbox.pool import Pool, Sizes
+from arsenale_mesh.store import MeshStore
 
 ALREADY_RUNS = 3
 
@@ -82,6 +83,11 @@ def layers(said: str) -> tuple[Layer, ...]:
                 f"mesh_require: no layer {name!r}", hint=f"some of {', '.join(LAYERS)}"
             )
     return cast("tuple[Layer, ...]", tuple(names))
+
+
+def store_of(settings: Settings) -> MeshStore:
+    """Open the mesh's database for a command."""
+    return MeshStore(settings.database_url or settings.home, time.time)
 
 
 def processors() -> int:
