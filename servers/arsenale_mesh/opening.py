@@ -72,7 +72,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         keeper = None
         if first and settings.mesh_house:
             keeper = House(gateway, home, settings.mesh_idle_s, clock.ticks_us)
-        mesh = Mesh(store, committer, gateway, keeper, settings)
+        mesh = Mesh(store, committer, gateway, keeper, settings, changed)
         async with background() as tasks:
             tasks.start_soon(committer.run)
             await committer.do(add_ready_made)

@@ -15,7 +15,7 @@ from arsenale_mesh import asking, books, changes, guests, proving, reading, rows
 from arsenale_mesh.alerts import alerts
 from arsenale_mesh.asking import Order, task_id
 from arsenale_mesh.committing import Committer
-from arsenale_mesh.gateway import Gateway
+from arsenale_mesh.gateway import Changed, Gateway
 from arsenale_mesh.house import House
 from arsenale_mesh.models import (
     Balance,
@@ -58,6 +58,7 @@ class Mesh:
         gateway: What dispatches; in another process where this one does not.
         house: Keeps our own node up; `None` where another process dispatches.
         settings: What a task may use at most.
+        changed: Is told of tasks that are made or given up here.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Mesh:
         gateway: Gateway,
         house: House | None,
         settings: Settings,
+        changed: Changed,
     ) -> None:
         self.store = store
+        self._changed = changed
         self.gateway = gateway
         self.house = house
         self._commit = committer
@@ -109,6 +112,7 @@ class Mesh:
         self.gateway.nudge()
         if self.house:
             self.house.nudge()
+        await self._changed([task])
         return task
 
     async def look(
@@ -138,7 +142,7 @@ class Mesh:
         if action == "cancel":
             cancelled, going = await self._commit.do(lambda c: changes.cancel(c, id))
             await self.gateway.drop(going)
-            self.wake([cancelled])
+            await self._changed([cancelled])
         elif wait_s:
             await self._wait(id, wait_s, told)
         return TasksReport(about=await self._report(id, detail, offset))

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client
+from mcp.shared.subscriptions import ResourceUpdated
 from mcp.types import TextContent
 from prometheus_client import CollectorRegistry, generate_latest
 from wasmtime import wat2wasm
@@ -258,6 +259,20 @@ async def test_the_status_is_a_resource_whose_changes_are_told(mesh: Opened) -> 
     assert json.loads(getattr(one.contents[0], "text", ""))["state"] == "done"
 
 
+async def test_who_listens_is_told_of_a_task_to_its_end(mesh: Opened) -> None:
+    begun = await mesh.call("run_task", wat=LOOP, wait_s=0)
+    uris = {"mesh://status", f"mesh://tasks/{begun['task']}"}
+    seen: set[str] = set()
+    with anyio.fail_after(20):
+        async with mesh.client.listen(resource_subscriptions=list(uris)) as events:
+            await mesh.call("check_task", task=begun["task"], action="cancel")
+            async for event in events:
+                assert isinstance(event, ResourceUpdated)
+                seen.add(str(event.uri))
+                if seen == uris:
+                    break
+
+
 async def test_metrics_count_what_happened(mesh: Opened) -> None:
     await mesh.call("run_task", module="sha256", input="metrics")
     text = generate_latest(mesh.runtime.registry).decode()
@@ -272,7 +287,7 @@ async def test_our_own_node_goes_to_rest_and_comes_back(mesh: Opened) -> None:
     gateway = mesh.services.mesh.gateway
     with anyio.fail_after(20):
         while gateway.sessions:
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.1)  # noqa: ASYNC110  # it ends by itself
     assert (await mesh.call("run_task", module="sha256", input="after"))["status"] == "ok"
 
 

@@ -244,6 +244,38 @@ async def test_a_difference_to_another_version_is_no_proof(
     assert isinstance(await again(pool, ran[0], signed(*ran, engine=old, fuel=7)), Unsure)
 
 
+CHANCE = """(module
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get"
+    (func $clock (param i32 i64 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "alloc") (param i32) (result i32) (i32.const 1024))
+  (func (export "run") (param i32 i32) (result i64)
+    (drop (call $random (i32.const 0) (i32.const 16)))
+    (drop (call $clock (i32.const 0) (i64.const 1) (i32.const 16)))
+    (i64.const 24)))"""
+"""A guest that gives 16 random bytes and the time."""
+
+
+async def test_a_guest_of_chance_and_time_says_the_same_everywhere(pool: Pool, wat: Wat) -> None:
+    run = job(wat(CHANCE), seed=7, clock_us=12)
+    ended = await pool.run(run)
+    assert ended.output[16:] == (12_000).to_bytes(8, "little")
+    for backend in ("cranelift", "pulley64"):
+        assert isinstance(await again(pool, run, signed(run, ended), backend=backend), Holds)
+
+
+@pytest.mark.parametrize("real", [{"seed": 8}, {"clock_us": 13}])
+async def test_a_guest_that_its_node_gives_real_chance_or_time_is_found_out(
+    pool: Pool, wat: Wat, real: dict[str, int]
+) -> None:
+    said = job(wat(CHANCE), seed=7, clock_us=12)
+    ended = await pool.run(replace(said, **real))
+    found = await again(pool, said, signed(said, ended), raw(ended))
+    assert isinstance(found, Differs)
+    assert {one.name for one in found.differences} >= {"output"}
+
+
 def test_a_draw_names_every_place_and_no_other() -> None:
     assert [place_of(draw, 4) for draw in (0.0, 0.24, 0.25, 0.99, 1.0)] == [0, 0, 1, 3, 3]
 
