@@ -32,7 +32,7 @@ SETTLED_AT_ONCE = 100
 _DEATHS = 2
 """A guest under which so many workers died at our own node is said to kill them."""
 
-_random = random.SystemRandom()
+RANDOM = random.SystemRandom()
 
 
 @dataclass(slots=True)
@@ -226,7 +226,7 @@ def _case(
 ) -> Case:
     house = frozenset(did for did, node in by_did.items() if node.house)
     standings = {did: node.standing for did, node in by_did.items() if not node.house}
-    checked = any(reputation.is_checked(one, _random.random()) for one in standings.values())
+    checked = any(reputation.is_checked(one, RANDOM.random()) for one in standings.values())
     return Case(
         said=said, house=house, standings=standings,
         admitted=0 if house else rows.admitted(scene.c.db), has_house=scene.has_house,
