@@ -286,8 +286,8 @@ async def test_our_own_node_goes_to_rest_and_comes_back(mesh: Opened) -> None:
     await mesh.call("run_task", module="sha256", input="before")
     gateway = mesh.services.mesh.gateway
     with anyio.fail_after(20):
-        while gateway.sessions:
-            await anyio.sleep(0.1)  # noqa: ASYNC110  # it ends by itself
+        while gateway.sessions:  # noqa: ASYNC110  # it ends by itself
+            await anyio.sleep(0.1)
     assert (await mesh.call("run_task", module="sha256", input="after"))["status"] == "ok"
 
 

@@ -28,7 +28,7 @@ def trusted(village: Village, *names: str) -> None:
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "_random", Draw(0.999))
+    monkeypatch.setattr(settling, "RANDOM", Draw(0.999))
 
 
 # On trust.
@@ -95,7 +95,7 @@ def test_who_is_found_to_lie_has_all_it_did_on_trust_run_again(
 def test_a_draw_that_says_so_has_the_house_check_what_is_delivered_meanwhile(
     village: Village, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "_random", Draw(0.0))
+    monkeypatch.setattr(settling, "RANDOM", Draw(0.0))
     village.settle_in("ada", house="home")
     trusted(village, "ada")
     task = village.task(assurance="provisional")
@@ -108,7 +108,7 @@ def test_a_draw_that_says_so_has_the_house_check_what_is_delivered_meanwhile(
 
 
 def test_a_forged_check_is_no_check(village: Village, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "_random", Draw(0.0))
+    monkeypatch.setattr(settling, "RANDOM", Draw(0.0))
     village.settle_in(*NINE)
     trusted(village, "n1")
     task = village.task(assurance="provisional")
