@@ -34,7 +34,7 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept, settling._random = settling._random, Draw()  # type: ignore[assignment]
+        self.patch = pytest.MonkeyPatch()
         self.folder = tempfile.TemporaryDirectory()
         place = Path(self.folder.name) if isinstance(self.where, Path) else emptied(self.where)
         self.store = MeshStore(place, Hand())
@@ -46,7 +46,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.store.close()
         self.folder.cleanup()
-        settling._random = self.kept
+        self.patch.undo()
 
     @initialize(
         strangers=st.integers(1, 7), house=st.booleans(), known=st.booleans(), lie=st.booleans()
@@ -54,7 +54,7 @@ class Histories(RuleBasedStateMachine):
     def begin(self, strangers: int, house: bool, known: bool, lie: bool) -> None:
         names = [f"n{number}" for number in range(strangers)]
         self.village.settle_in(*names, house="home" if house else "")
-        self.liars = set(names[: strangers // 3]) if lie else set()
+        self.liars = set(names[: strangers // 3 * lie])
         if known:
             for name in names:
                 number = self.village.numbers[name]
@@ -82,7 +82,7 @@ class Histories(RuleBasedStateMachine):
         if not found:
             return
         task, attempt, name = data.draw(st.sampled_from(found))
-        settling._random = Draw(draw)  # type: ignore[assignment]
+        self.patch.setattr(settling, "_random", Draw(draw))
         honest = name not in self.liars
         result = self.result(task, name, attempt, way if not honest else _honest(way))
         self.village.settle(name, result)
