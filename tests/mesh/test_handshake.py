@@ -188,10 +188,10 @@ async def test_who_passes_a_challenge_on_gets_a_signature_of_no_use() -> None:
         async def asks() -> Any:
             async with listening_tls(mallory, relay) as place:
                 link = await connect(place)
-            try:
-                return await join(link, ours, ABOUT)
-            finally:
-                await link.aclose()
+                try:
+                    return await join(link, ours, ABOUT)
+                finally:
+                    await link.aclose()
 
         found, _ = await arrive(real, at_real, key, asks)
         assert isinstance(found, InvalidError)
@@ -232,7 +232,8 @@ async def test_who_does_not_say_what_is_needed_is_told_why_not(what: str) -> Non
         in_hello, in_join = SPOILT[what]
 
         async def asks() -> Message:
-            hello = {"version": handshake.VERSION, "node": ours.did, "nonce": "n", **in_hello}
+            hello: dict[str, Any] = {"version": handshake.VERSION, "node": ours.did, "nonce": "n"}
+            hello |= in_hello
             await node.send(Message(kind="hello", body=hello))
             answer = await node.receive()
             if answer.kind == "refused":
@@ -281,6 +282,6 @@ def test_an_invitation_admits_one_node_within_a_day(village: Village, when: str)
         assert isinstance(clock, Hand)
         clock.s += changes.INVITED_S + 1
     with pytest.raises(ConflictError, match="invitation"):
-        come({"wrong": "x" * 32, "none": ""}.get(when, secret))
+        come("x" * 32 if when == "wrong" else "" if when == "none" else secret)
     if when == "wrong":
         come(secret)

@@ -44,6 +44,7 @@ async def test_thousands_of_small_ones_come_all(kind: str) -> None:
             for number in range(3_000):
                 await node.send(Message(kind="n", body={"n": number}))
 
+        found = list[int]()
         with anyio.fail_after(30):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(send)
@@ -58,6 +59,7 @@ async def test_many_that_send_at_once_do_not_mix_their_bytes(kind: str) -> None:
         async def send(number: int) -> None:
             await node.send(Message(kind="n", blobs=(bytes([number]) * 300_000,)))
 
+        found = set[bytes]()
         with anyio.fail_after(30):
             async with anyio.create_task_group() as tasks:
                 for number in range(20):
@@ -155,7 +157,7 @@ async def test_a_message_that_is_cut_off_is_an_end_and_no_message(kind: str) -> 
     for cut in (1, 3, 5, len(whole) - 1):
         async with ends(kind) as (node, gateway):
             assert isinstance(node, StreamLink)
-            await node._stream.send(whole[:cut])
+            await node._stream.send(whole[:cut])  # pyright: ignore[reportPrivateUsage]
             await node.aclose()
             with anyio.fail_after(10), pytest.raises(UnavailableError):
                 await gateway.receive()

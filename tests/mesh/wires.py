@@ -77,7 +77,7 @@ async def ends(kind: str) -> AsyncGenerator[tuple[Link, Link]]:
         async with pair() as both:
             yield both
         return
-    ours, there = [], anyio.Event()
+    ours, there = list[Link](), anyio.Event()
 
     async def serve(link: Link) -> None:
         ours.append(link)
