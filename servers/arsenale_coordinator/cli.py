@@ -3,11 +3,8 @@
 Opens the store itself; the daemon may run or not.
 """
 
-import os
 import sys
-import termios
 import time
-import tty
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +16,6 @@ import typer
 from anyio import to_thread
 from pydantic import BaseModel, ValidationError
 from rich.console import Console, Group
-from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -32,7 +28,7 @@ from arsenale_coordinator.repository.sharing import Repository, Reserve
 from arsenale_coordinator.service import Coordinator, Update
 from arsenale_coordinator.states import STATES
 from arsenale_coordinator.store import CoordinatorStore
-from arsenale_core import boot, logs
+from arsenale_core import boot, logs, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 
@@ -55,9 +51,6 @@ Limit: TypeAlias = Annotated[int, typer.Option("--limit", min=1, max=1000)]
 ENDED = ("done", "cancelled")
 OPEN = tuple(state for state in STATES if state not in ENDED)
 PERSON = "a person"
-REFRESH_S = 1.0
-"""How often `top` looks again."""
-
 NO_AGENTS = "No agents yet: an assistant registers with the tool `check_in`."
 NO_TASKS = 'No open tasks. Add one: [bold]arsenale workforce add "what is to be done"[/]'
 
@@ -243,30 +236,15 @@ def top(everywhere: Everywhere = False, as_json: Json = False) -> None:
         else:
             out.print(_screen(*both))
         return
-    with _keys():
+    with terminal.keys():
         _run(lambda s: _watch(s, project), interrupted=0)
 
 
 async def _watch(services: Opened, project: str) -> None:
-    """Show the workforce until a key says to leave."""
-    with Live(_screen(*await _look(services, project)), console=out, screen=True) as live:
-        while True:
-            with anyio.move_on_after(REFRESH_S) as waited:
-                await anyio.wait_readable(sys.stdin)
-            if not waited.cancelled_caught and os.read(sys.stdin.fileno(), 16)[:1] in b"qQ\x1b\x04":
-                return
-            live.update(_screen(*await _look(services, project)), refresh=True)
+    async def render() -> Group:
+        return _screen(*await _look(services, project))
 
-
-@contextmanager
-def _keys() -> Generator[None]:
-    """Let single keys be read, and leave the terminal as it was."""
-    before = termios.tcgetattr(sys.stdin)
-    try:
-        tty.setcbreak(sys.stdin)
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+    await terminal.watch(out, render)
 
 
 async def _look(services: Opened, project: str) -> tuple[WorkforceReport, WorkforceReport]:

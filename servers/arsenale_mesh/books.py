@@ -7,16 +7,15 @@ from arsenale_core.store import Connection, Sql
 from arsenale_mesh import audit, ledger
 from arsenale_mesh.audit import Note, What
 from arsenale_mesh.ledger import Entry, Fault, Kind
-from arsenale_mesh.rows import Change, paid
+from arsenale_mesh.rows import Change
 
 _ENTRY = "number, at_us, kind, node, credits, task, receipt, before_hash"
 _NOTE = "number, at_us, kind, subject, body, before_hash"
 _LAST_ENTRY = Sql(f"SELECT {_ENTRY} FROM ledger ORDER BY number DESC LIMIT 1")
 _ADD_ENTRY = Sql(
     f"INSERT INTO ledger ({_ENTRY}, hash) VALUES (:number, :at_us, :kind, :node, :credits, :task,"
-    " :receipt, :before, :hash)"
+    " :receipt, :before, :hash) ON CONFLICT (node, task, kind) DO NOTHING"
 )
-_KNOWN = Sql("SELECT number FROM ledger WHERE node = :node AND task = :task AND kind = :kind")
 _ENTRIES = Sql(
     f"SELECT {_ENTRY}, hash FROM ledger WHERE number > :after ORDER BY number LIMIT :limit"
 )
@@ -38,27 +37,30 @@ _NOTE_COUNTS = Sql("SELECT kind, count(*) FROM audit GROUP BY kind")
 PAGE = 1_000
 
 
-def book(
-    c: Change, kind: Kind, node: tuple[int, str], credits: int, task: str, receipt: str
-) -> Entry | None:
-    """Write an entry on a node (its number and its did); `None` where it has been written.
+def book(c: Change, kind: Kind, node: str, credits: int, task: str, receipt: str) -> Entry | None:
+    """Write an entry on a node, by its did; `None` where it has been written.
 
-    A node is paid once for a task, and fined once.
+    A node is paid once for a task, and fined once. Its credits are the caller's to change.
     """
-    number, did = node
-    if _KNOWN.first(c.db, node=did, task=task, kind=kind):
-        return None
-    row = _LAST_ENTRY.first(c.db)
     entry = ledger.following(
-        _entry(row) if row else None, at_us=c.now_us, kind=kind, node=did, credits=credits,
-        task=task, receipt=receipt,
-    )  # fmt: skip
-    _ADD_ENTRY.run(
-        c.db, number=entry.number, at_us=entry.at_us, kind=kind, node=did, credits=credits,
+        _last(c), at_us=c.now_us, kind=kind, node=node, credits=credits, task=task, receipt=receipt
+    )
+    is_new = _ADD_ENTRY.count(
+        c.db, number=entry.number, at_us=entry.at_us, kind=kind, node=node, credits=credits,
         task=task, receipt=receipt, before=entry.before, hash=entry.hash,
     )  # fmt: skip
-    paid(c, number, credits)
+    if not is_new:
+        return None
+    c.last_entry = entry
     return entry
+
+
+def _last(c: Change) -> Entry | None:
+    """Return the last entry: read once in a transaction, since nobody else writes meanwhile."""
+    if c.last_entry is None:
+        row = _LAST_ENTRY.first(c.db)
+        c.last_entry = _entry(row) if row else None
+    return c.last_entry
 
 
 def note(c: Change, kind: What, subject: str, body: str) -> Note:

@@ -86,12 +86,8 @@ def lease(c: Change, pairs: Sequence[tuple[int, int]]) -> list[Attempt]:
     """Give tasks to nodes (task, node), as far as they still want one."""
     made: list[Attempt] = []
     for task_id, node_id in pairs:
-        task = rows.task(c.db, task_id)
-        if task is None or task.wants < 1:
-            continue
-        checks = task.asks == "house" and not task.house_only
-        if rows.lease_task(c, task_id, "checking" if checks else "running"):
-            made.append(rows.add_attempt(c, task_id, node_id, "check" if checks else "run"))
+        if role := rows.lease_task(c, task_id):
+            made.append(rows.add_attempt(c, task_id, node_id, role))
     return made
 
 

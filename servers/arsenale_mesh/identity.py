@@ -5,6 +5,7 @@ A did:key holds the public key itself, so nobody has to be asked whose it is.
 
 import os
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +27,13 @@ _PREFIX: Final = "did:key:z"
 _LONGEST_DID = 80
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Identity:
     """A key pair. The secret never leaves the process and its file."""
 
     key: Ed25519PrivateKey
 
-    @property
+    @cached_property
     def did(self) -> str:
         """The public key as a did:key."""
         return did_of(self.key.public_key())
@@ -89,6 +90,7 @@ def did_of(public: Ed25519PublicKey) -> str:
     return _PREFIX + _base58(_ED25519 + public.public_bytes_raw())
 
 
+@lru_cache(maxsize=1_024)
 def public_of(did: str) -> Ed25519PublicKey:
     """Return the public key that a did:key is.
 

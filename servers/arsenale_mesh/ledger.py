@@ -1,7 +1,8 @@
 """The ledger of credits: each entry holds the hash of the one before; pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal, Protocol, TypeAlias
 
 from arsenale_mesh.canonical import canonical, digest
@@ -12,7 +13,7 @@ GENESIS = "0" * 64
 """What the first entry has in place of a hash."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A change of a node's credits, whole numbers. `task` and `node` and `kind` come once."""
 
@@ -28,7 +29,15 @@ class Entry:
     @property
     def hash(self) -> str:
         """SHA-256 of the entry, the hash before it included."""
-        return digest(canonical(asdict(self)))
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        said = {name: getattr(self, name) for name in _FIELDS}
+        return digest(canonical(said))
+
+
+_FIELDS = tuple(field.name for field in fields(Entry))
 
 
 class Link(Protocol):

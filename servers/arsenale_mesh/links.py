@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol, cast
 import anyio
 import orjson
 from anyio.abc import ByteStream, ObjectReceiveStream, ObjectSendStream
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_mesh.exactly import Reader
 
 HEAD_BYTES: Final = 4 << 20
 """At most, of what a message says beside its blobs."""
@@ -95,7 +95,7 @@ class StreamLink:
 
     def __init__(self, stream: ByteStream, way: Way) -> None:
         self._stream = stream
-        self._buffered = BufferedByteReceiveStream(stream)
+        self._reader = Reader(stream)
         self._sending = anyio.Lock()
         self._way = way
 
@@ -116,11 +116,11 @@ class StreamLink:
     async def receive(self) -> Message:
         """Return the next message; see `Link`."""
         try:
-            [size] = _LENGTH.unpack(await self._exactly(_LENGTH.size))
+            [size] = _LENGTH.unpack(await self._reader.exactly(_LENGTH.size))
             if size > HEAD_BYTES:
                 raise InvalidError("the head of a message is too long", hint="it is cut off")
-            kind, body, sizes = parse(await self._exactly(size))
-            blobs = tuple([await self._exactly(one) for one in sizes])
+            kind, body, sizes = parse(await self._reader.exactly(size))
+            blobs = tuple([await self._reader.exactly(one) for one in sizes])
         except _LOST as exc:
             raise UnavailableError("the other end is gone", hint="connect again") from exc
         return Message(kind=kind, body=body, blobs=blobs)
@@ -132,9 +132,6 @@ class StreamLink:
                 await self._stream.aclose()
             except _LOST:
                 return
-
-    async def _exactly(self, size: int) -> bytes:
-        return await self._buffered.receive_exactly(size) if size else b""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ everything the result depends on, so that whoever has module and input can run i
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from arsenale_core.errors import InvalidError
@@ -30,6 +31,7 @@ Problem: TypeAlias = Literal[
 ]  # fmt: skip
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +87,25 @@ class Body:
     ended_us: int
     proof: None = None
 
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        said = {name: getattr(self, name) for name in _FIELDS}
+        said["limits"] = {name: getattr(self.limits, name) for name in _BOUNDS}
+        return said
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+_FIELDS: Final = tuple(field.name for field in fields(Body))
+_BOUNDS: Final = tuple(field.name for field in fields(Limits))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """A body and the signature of its node, hex."""
 
     body: Body
     signature: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The SHA-256 of all of it: two receipts with one id are the same."""
         return digest(canonical(self.plain()))
@@ -106,7 +118,7 @@ class Receipt:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON."""
-        return {**asdict(self.body), "signature": self.signature}
+        return {**self.body.plain(), "signature": self.signature}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +143,7 @@ def sign(body: Body, identity: Identity) -> Receipt:
     """
     if body.node != identity.did:
         raise InvalidError(f"the receipt is of {body.node}", hint="a node signs for itself")
-    signature = identity.sign(TAG + canonical(asdict(body)))
+    signature = identity.sign(TAG + canonical(body.plain()))
     return Receipt(body=body, signature=signature.hex())
 
 
@@ -145,14 +157,12 @@ def parse(value: object) -> Receipt:
         raise InvalidError("a receipt is a JSON object", hint="export it again")
     given = dict(cast("dict[str, Any]", value))
     signature, limits = given.pop("signature", None), given.pop("limits", None)
-    wanted = {field.name for field in fields(Body)} - {"limits"}
-    if set(given) != wanted:
-        odd = sorted(set(given) ^ wanted)
+    if given.keys() != _SIGNED:
+        odd = sorted(given.keys() ^ _SIGNED)
         raise InvalidError(f"the receipt's fields are wrong: {', '.join(odd)}", hint="export again")
-    if not isinstance(signature, str) or not re.fullmatch(r"[0-9a-f]{128}", signature):
+    if not isinstance(signature, str) or not _SIGNATURE.fullmatch(signature):
         raise InvalidError("the receipt has no signature of 64 bytes in hex", hint="export again")
-    names = {field.name for field in fields(Limits)}
-    if not isinstance(limits, dict) or set(cast("dict[str, Any]", limits)) != names:
+    if not isinstance(limits, dict) or cast("dict[str, Any]", limits).keys() != set(_BOUNDS):
         raise InvalidError("the receipt's limits are wrong", hint="export it again")
     bounds = cast("dict[str, int]", limits)
     _check_types(given, bounds)
@@ -164,15 +174,23 @@ def problems(receipt: Receipt, expected: Expected | None = None) -> list[Problem
 
     This says that the node said so; whether it is so, says only running it again.
     """
+    found: list[Problem] = [] if holds(receipt) else ["signature"]
+    return found + at_odds(receipt, expected or Expected())
+
+
+def holds(receipt: Receipt) -> bool:
+    """Say whether the signature is that of the node it names, of the body."""
+    data = TAG + canonical(receipt.body.plain())
+    return is_signed(receipt.body.node, bytes.fromhex(receipt.signature), data)
+
+
+def at_odds(receipt: Receipt, wanted: Expected) -> list[Problem]:
+    """Return in what RECEIPT is not what is WANTED, or contradicts itself."""
     body, found = receipt.body, list[Problem]()
-    data = TAG + canonical(asdict(body))
-    if not is_signed(body.node, bytes.fromhex(receipt.signature), data):
-        found.append("signature")
     if body.ended_us < body.started_us:
         found.append("times")
     if body.fuel > body.limits.fuel + body.slice_fuel:
         found.append("limits")
-    wanted = expected or Expected()
     pairs: tuple[tuple[Problem, str], ...] = (
         ("task", "task"), ("nonce", "nonce"), ("module", "module"), ("function", "function"),
         ("input", "input"), ("limits", "limits"), ("engine", "engine"), ("signer", "node"),
@@ -185,24 +203,18 @@ def problems(receipt: Receipt, expected: Expected | None = None) -> list[Problem
 
 
 _INTEGERS = (
-    "version",
-    "seed",
-    "clock_us",
-    "fuel",
-    "slice_fuel",
-    "slices",
-    "started_us",
-    "ended_us",
-)
+    "version", "seed", "clock_us", "fuel", "slice_fuel", "slices", "started_us", "ended_us"
+)  # fmt: skip
+_SIGNED = frozenset(_FIELDS) - {"limits"}
+_TEXTS = tuple(sorted(_SIGNED - set(_INTEGERS) - {"proof"}))
 
 
 def _check_types(given: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
-    bounds = {f"limits.{name}": value for name, value in limits.items()}
-    for name, value in {**{name: given[name] for name in _INTEGERS}, **bounds}.items():
-        if type(value) is not int or not 0 <= value < 2**53:
-            raise InvalidError(f"{name} of the receipt is no integer of 0 to 2**53", hint="see it")
-    texts = set(given) - set(_INTEGERS) - {"proof"}
-    for name in sorted(texts):
+    for name in _INTEGERS:
+        _check_integer(name, given[name])
+    for name, value in limits.items():
+        _check_integer(f"limits.{name}", value)
+    for name in _TEXTS:
         if not isinstance(given[name], str) or len(given[name]) > 400:
             raise InvalidError(f"{name} of the receipt is no short text", hint="export it again")
     for name in ("module", "input", "output", "trace"):
@@ -212,3 +224,8 @@ def _check_types(given: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
         raise InvalidError(f"the receipt has version {given['version']}", hint="update Arsenale")
     if given["proof"] is not None:
         raise InvalidError("the receipt has a proof that is unknown here", hint="update Arsenale")
+
+
+def _check_integer(name: str, value: object) -> None:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise InvalidError(f"{name} of the receipt is no integer of 0 to 2**53", hint="see it")

@@ -1,21 +1,22 @@
 """Statements on nodes, modules, tasks and attempts, and what rows mean; none decides anything."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from arsenale_core.store import Connection, Sql
+from arsenale_mesh.ledger import Entry
 from arsenale_mesh.receipts import Limits
-from arsenale_mesh.record import Attempt, Module, NewTask, Node, Task
+from arsenale_mesh.record import Attempt, Module, NewTask, Node, Role, Task
 from arsenale_mesh.reputation import Standing
 
 _NODE = (
     "id, did, name, kind, house, state, joined_us, seen_us, slots, memory_bytes, engine, credits,"
     " reason, score, streak, correct, wrong, unchecked, no_word"
 )
-_TASK = (
+TASK_COLUMNS = (
     "id, module, function, input, memory_bytes, max_fuel, wall_ms, output_bytes, seed, clock_us,"
     " slice_fuel, nonce, assurance, carbon, house_only, priority, label, project, state, wants,"
     " asks, failures, created_us, started_us, ended_us, status, output, detail, fuel, how, risk,"
@@ -29,17 +30,19 @@ def _names(columns: str) -> tuple[str, ...]:
     return tuple(columns.replace(" ", "").split(","))
 
 
-_NODE_NAMES, _TASK_NAMES = _names(_NODE)[:-6], _names(_TASK)
-_ATTEMPT_NAMES, _MODULE_NAMES = _names(_ATTEMPT), _names(_MODULE)
+_NODE_NAMES, _TASK_NAMES = _names(_NODE)[:-6], _names(TASK_COLUMNS)
+_MODULE_NAMES = _names(_MODULE)
 _LIMITS = slice(4, 8)
+_PLAIN_NAMES = _TASK_NAMES[:4] + _TASK_NAMES[8:]
 
 
 @dataclass(slots=True)
 class Change:
-    """A transaction that writes, and when it does."""
+    """A transaction that writes, and when it does; `last_entry` of the ledger, once known."""
 
     db: Connection
     now_us: int
+    last_entry: Entry | None = None
 
 
 # Blobs.
@@ -145,9 +148,8 @@ _NODE_STATE = Sql(
 _SEEN = Sql("UPDATE node SET seen_us = :at_us WHERE id = :id")
 _STANDING = Sql(
     "UPDATE node SET score = :score, streak = :streak, correct = :right, wrong = :wrong,"
-    " unchecked = :unchecked, no_word = :nothing WHERE id = :id"
+    " unchecked = :unchecked, no_word = :nothing, credits = :credits WHERE id = :id"
 )
-_PAID = Sql("UPDATE node SET credits = credits + :credits WHERE id = :id")
 _ALL_OFFLINE = Sql("UPDATE node SET state = 'offline' WHERE state = 'online'")
 _NODE_COUNTS = Sql("SELECT state, count(*) FROM node GROUP BY state")
 _ADMITTED = Sql("SELECT count(*) FROM node WHERE house = 0 AND state IN ('online', 'offline')")
@@ -212,16 +214,24 @@ def seen(c: Change, ids: Iterable[int]) -> None:
 
 
 def set_standing(c: Change, id: int, standing: Standing) -> None:
-    """Write a node's reputation."""
-    _STANDING.run(
-        c.db, id=id, score=standing.score, streak=standing.streak, right=standing.right,
-        wrong=standing.wrong, unchecked=standing.unchecked, nothing=standing.nothing,
+    """Write a node's reputation, and leave its credits."""
+    set_standings(c, [replace(node(c.db, id), standing=standing)])
+
+
+def set_standings(c: Change, nodes: Iterable[Node]) -> None:
+    """Write the reputation and the credits of nodes."""
+    _STANDING.many(
+        c.db,
+        [
+            {
+                "id": one.id, "score": one.standing.score, "streak": one.standing.streak,
+                "right": one.standing.right, "wrong": one.standing.wrong,
+                "unchecked": one.standing.unchecked, "nothing": one.standing.nothing,
+                "credits": one.credits,
+            }
+            for one in nodes
+        ],
     )  # fmt: skip
-
-
-def paid(c: Change, id: int, credits: int) -> None:
-    """Add to a node's credits what the ledger says."""
-    _PAID.run(c.db, id=id, credits=credits)
 
 
 def all_offline(c: Change) -> None:
@@ -248,15 +258,23 @@ _ADD_TASK = Sql(
     " VALUES (:module, :function, :input, :memory_bytes, :max_fuel, :wall_ms, :output_bytes,"
     " :seed, :clock_us, :slice_fuel, :nonce, :assurance, :carbon, :house_only, :priority, :label,"
     " :project, 'queued', 1, :asks, 0, :created_us, '', 0, '', 0, :key)"
-    f" ON CONFLICT (key) DO NOTHING RETURNING {_TASK}"
+    f" ON CONFLICT (key) DO NOTHING RETURNING {TASK_COLUMNS}"
 )
-_TASK_BY_KEY = Sql(f"SELECT {_TASK} FROM task WHERE key = :key")
-_TASK_BY_ID = Sql(f"SELECT {_TASK} FROM task WHERE id = :id")
-_WAITING = Sql(f"SELECT {_TASK} FROM task WHERE wants > 0 ORDER BY priority DESC, id LIMIT :limit")
+_TASK_BY_KEY = Sql(f"SELECT {TASK_COLUMNS} FROM task WHERE key = :key")
+_TASK_BY_ID = Sql(f"SELECT {TASK_COLUMNS} FROM task WHERE id = :id")
+_WAITING = Sql(
+    f"SELECT {TASK_COLUMNS} FROM task WHERE wants > 0 ORDER BY priority DESC, id LIMIT :limit"
+)
+_WAITING_FOR = Sql(
+    f"SELECT {TASK_COLUMNS} FROM task WHERE wants > 0 AND memory_bytes <= :most"
+    " AND (asks <> 'house' OR :house = 1) ORDER BY priority DESC, id LIMIT :limit OFFSET :offset"
+)
 _LEASED = Sql(
     "UPDATE task SET wants = wants - 1,"
-    " state = CASE state WHEN 'done' THEN state ELSE :state END,"
+    " state = CASE WHEN state = 'done' THEN state WHEN asks = 'house' AND house_only = 0"
+    " THEN 'checking' ELSE 'running' END,"
     " started_us = coalesce(started_us, :at_us) WHERE id = :id AND wants > 0"
+    " RETURNING asks, house_only"
 )
 _SET_TASK = Sql(
     "UPDATE task SET state = :state, wants = :wants, asks = :asks, failures = :failures,"
@@ -264,7 +282,7 @@ _SET_TASK = Sql(
     " how = :how, risk = :risk, receipt = :receipt, reward = :reward WHERE id = :id"
 )
 _ON_TRUST = Sql(
-    f"SELECT {', '.join('task.' + one for one in _names(_TASK))} FROM attempt"
+    f"SELECT {', '.join('task.' + one for one in _names(TASK_COLUMNS))} FROM attempt"
     " JOIN task ON task.id = attempt.task_id WHERE attempt.node_id = :node"
     " AND attempt.state = 'said' AND task.how = 'provisional' AND task.wants = 0"
     " AND task.reward = 0 ORDER BY task.id LIMIT :limit"
@@ -272,16 +290,15 @@ _ON_TRUST = Sql(
 _TASK_COUNTS = Sql("SELECT state, count(*) FROM task GROUP BY state")
 _OLDEST = Sql("SELECT min(created_us) FROM task WHERE wants > 0")
 _UNFINISHED = Sql(
-    f"SELECT {_TASK} FROM task WHERE state IN ('queued', 'running', 'checking') ORDER BY id"
+    f"SELECT {TASK_COLUMNS} FROM task WHERE state IN ('queued', 'running', 'checking') ORDER BY id"
     " LIMIT :limit"
 )
 
 
-def _task(row: tuple[Any, ...]) -> Task:
-    values: dict[str, Any] = dict(zip(_TASK_NAMES, row, strict=True))
+def as_task(row: tuple[Any, ...]) -> Task:
+    """Return the task that a row of `TASK_COLUMNS` is."""
     memory_bytes, fuel, wall_ms, output_bytes = row[_LIMITS]
-    for name in _TASK_NAMES[_LIMITS]:
-        del values[name]
+    values: dict[str, Any] = dict(zip(_PLAIN_NAMES, row[:4] + row[8:], strict=True))
     values["house_only"] = bool(values["house_only"])
     return Task(
         **values,
@@ -305,31 +322,40 @@ def add_task(c: Change, new: NewTask, nonce: str) -> tuple[Task, bool]:
     )  # fmt: skip
     if row is not None:
         _USED.run(c.db, sha=new.module)
-        return _task(row), True
+        return as_task(row), True
     known = _TASK_BY_KEY.first(c.db, key=new.key)
     assert known is not None
-    return _task(known), False
+    return as_task(known), False
 
 
 def task(db: Connection, id: int) -> Task | None:
     """Return the task with that number."""
     row = _TASK_BY_ID.first(db, id=id)
-    return _task(row) if row else None
+    return as_task(row) if row else None
 
 
 def waiting(db: Connection, limit: int) -> list[Task]:
     """Return tasks of which an attempt has to begin, most urgent first."""
-    return [_task(row) for row in _WAITING.all(db, limit=limit)]
+    return [as_task(row) for row in _WAITING.all(db, limit=limit)]
+
+
+def waiting_for(db: Connection, most: int, has_house: bool, limit: int, offset: int) -> list[Task]:
+    """Return those of them that ask for MOST bytes of memory at most, and for a house there is."""
+    found = _WAITING_FOR.all(db, most=most, house=int(has_house), limit=limit, offset=offset)
+    return [as_task(row) for row in found]
 
 
 def unfinished(db: Connection, limit: int) -> list[Task]:
     """Return tasks that are not over, oldest first."""
-    return [_task(row) for row in _UNFINISHED.all(db, limit=limit)]
+    return [as_task(row) for row in _UNFINISHED.all(db, limit=limit)]
 
 
-def lease_task(c: Change, id: int, state: str) -> bool:
-    """Note that an attempt begins; false where none is wanted any more."""
-    return _changed(_LEASED, c.db, id=id, state=state, at_us=c.now_us)
+def lease_task(c: Change, id: int) -> Role | None:
+    """Note that an attempt begins, and say as what; `None` where none is wanted any more."""
+    row = _LEASED.first(c.db, id=id, at_us=c.now_us)
+    if row is None:
+        return None
+    return "check" if row[0] == "house" and not row[1] else "run"
 
 
 def set_task(c: Change, task: Task) -> None:
@@ -344,7 +370,7 @@ def set_task(c: Change, task: Task) -> None:
 
 def on_trust(db: Connection, node: int, limit: int) -> list[Task]:
     """Return tasks whose result was delivered on the word of a node, and is not paid."""
-    return [_task(row) for row in _ON_TRUST.all(db, node=node, limit=limit)]
+    return [as_task(row) for row in _ON_TRUST.all(db, node=node, limit=limit)]
 
 
 def task_counts(db: Connection) -> dict[str, int]:
@@ -357,18 +383,18 @@ def oldest_waiting_us(db: Connection) -> int | None:
     return _OLDEST.value(db)
 
 
-def _changed(statement: Sql, db: Connection, **values: Any) -> bool:
-    return statement.count(db, **values) > 0
-
-
 # Attempts and receipts.
 
 _ADD_ATTEMPT = Sql(
     "INSERT INTO attempt (task_id, node_id, role, state, leased_us) VALUES (:task, :node, :role,"
-    f" 'leased', :at_us) RETURNING {_ATTEMPT}"
+    " 'leased', :at_us) RETURNING id"
 )
 _ATTEMPT_BY_ID = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE id = :id")
 _ATTEMPTS_OF = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE task_id = :task ORDER BY id")
+_ATTEMPTS_BESIDE = Sql(
+    f"SELECT {_ATTEMPT} FROM attempt WHERE task_id ="
+    " (SELECT task_id FROM attempt WHERE id = :id) ORDER BY id"
+)
 _LEASES = Sql(f"SELECT {_ATTEMPT} FROM attempt WHERE state = 'leased' ORDER BY id")
 _END_ATTEMPT = Sql(
     "UPDATE attempt SET state = :state, ended_us = :at_us, outcome = :outcome, status = :status,"
@@ -397,15 +423,20 @@ class KeptReceipt:
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
-    values: dict[str, Any] = dict(zip(_ATTEMPT_NAMES, row, strict=True))
-    return Attempt(**values)
+    id, task_id, node_id, role, state, leased_us, ended_us, outcome, status, receipt = row
+    return Attempt(
+        id=id, task_id=task_id, node_id=node_id, role=role, state=state, leased_us=leased_us,
+        ended_us=ended_us, outcome=outcome, status=status, receipt=receipt,
+    )  # fmt: skip
 
 
-def add_attempt(c: Change, task: int, node: int, role: str) -> Attempt:
+def add_attempt(c: Change, task: int, node: int, role: Role) -> Attempt:
     """Lease a task to a node."""
-    row = _ADD_ATTEMPT.first(c.db, task=task, node=node, role=role, at_us=c.now_us)
-    assert row is not None
-    return _attempt(row)
+    id = _ADD_ATTEMPT.value(c.db, task=task, node=node, role=role, at_us=c.now_us)
+    return Attempt(
+        id=id, task_id=task, node_id=node, role=role, state="leased", leased_us=c.now_us,
+        ended_us=None, outcome=None, status=None, receipt=None,
+    )  # fmt: skip
 
 
 def attempt(db: Connection, id: int) -> Attempt | None:
@@ -417,6 +448,11 @@ def attempt(db: Connection, id: int) -> Attempt | None:
 def attempts(db: Connection, task: int) -> list[Attempt]:
     """Return the attempts at a task, in their order."""
     return [_attempt(row) for row in _ATTEMPTS_OF.all(db, task=task)]
+
+
+def attempts_beside(db: Connection, id: int) -> list[Attempt]:
+    """Return all attempts at the task of an attempt, that one too; none where there is none."""
+    return [_attempt(row) for row in _ATTEMPTS_BESIDE.all(db, id=id)]
 
 
 def leases(db: Connection) -> list[Attempt]:

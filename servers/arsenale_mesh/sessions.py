@@ -10,8 +10,12 @@ from arsenale_mesh.links import Link
 from arsenale_mesh.placement import Entry
 from arsenale_mesh.record import Node
 
-QUEUE_A_SLOT = 8
-"""Tasks that may wait at a node for each that it runs: enough that it never waits for us."""
+QUEUE_A_SLOT, SHORT_QUEUE = 32, 4
+"""Tasks that may wait at a node for each that it runs: many of quick ones, so that it never waits
+for us; few of slow ones, so that they do not wait for it while others are idle."""
+
+QUICK_S = 0.25
+"""A node is quick whose tasks come back so soon, waiting included."""
 
 MOST_SLOTS = 1_024
 _NUMBERS = (
@@ -27,6 +31,7 @@ class Lease:
     id: int
     task_id: int
     begun_us: int
+    wall_us: int
     until_us: int
     fuel: int = 0
 
@@ -39,6 +44,7 @@ class Session:
         heard_us: When it last said something, by the gateway's own clock.
         latency_s: Round trip as the gateway measured it; `bandwidth` too, bytes a second.
         said: What the node says of itself.
+        took_s: From a lease to its result, on average of late.
         probes: When a probe was sent, by its nonce, with its size and the digest expected.
     """
 
@@ -51,6 +57,8 @@ class Session:
     bandwidth: float | None = None
     said: Mapping[str, Any] = field(default_factory=dict[str, Any])
     probes: dict[str, tuple[int, int, str]] = field(default_factory=dict[str, tuple[int, int, str]])
+    probed_us: int = 0
+    took_s: float = 1.0
     kept_us: int = 0
     leaving: bool = False
 
@@ -70,12 +78,33 @@ class Session:
         """Its score, and the terms of it."""
         return health(self.telemetry, self.node.standing.worth, is_ours=self.node.house)
 
+    @property
+    def room(self) -> int:
+        """How many more tasks it may be given."""
+        if self.leaving or not self.engine_fits:
+            return 0
+        return max(self.slots + self.queue - len(self.leases), 0)
+
+    @property
+    def slots(self) -> int:
+        """How many tasks it runs at once."""
+        return min(max(self.node.slots, 0), MOST_SLOTS)
+
+    @property
+    def queue(self) -> int:
+        """How many tasks may wait there."""
+        return self.slots * (QUEUE_A_SLOT if self.took_s < QUICK_S else SHORT_QUEUE)
+
+    def settled(self, lease: int, now_us: int) -> None:
+        """Note that the result of a lease came."""
+        if one := self.leases.get(lease):
+            self.took_s += 0.1 * ((now_us - one.begun_us) / 1e6 - self.took_s)
+
     def entry(self) -> Entry:
         """Return it as placement sees it."""
-        slots = min(max(self.node.slots, 0), MOST_SLOTS)
         return Entry(
             health=self.health, joules_per_gfuel=self.said.get("joules_per_gfuel"),
-            carbon=self.said.get("carbon"), slots=slots, queue=QUEUE_A_SLOT * slots,
+            carbon=self.said.get("carbon"), slots=self.slots, queue=self.queue,
             memory_bytes=self.node.memory_bytes, engine=self.node.engine, kind=self.node.kind,
             is_open=self.engine_fits and not self.leaving, is_ours=self.node.house,
         )  # fmt: skip

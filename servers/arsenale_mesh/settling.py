@@ -10,8 +10,9 @@ from hashlib import sha256
 
 from arsenale_core.errors import InvalidError
 from arsenale_mesh import books, changes, guests, merkle, receipts, reputation, rows
+from arsenale_mesh.ledger import Kind
 from arsenale_mesh.receipts import Expected, Problem, Receipt
-from arsenale_mesh.record import ENDED, Attempt, Node, Result, Task
+from arsenale_mesh.record import ENDED, Attempt, AttemptState, Node, Result, Task
 from arsenale_mesh.reputation import (
     Accepted,
     AskHouse,
@@ -50,17 +51,72 @@ class Settled:
     drop: list[Attempt] = field(default_factory=list[Attempt])
 
 
+class _Nodes:
+    """The nodes of a transaction: each is read once, and written once at the end."""
+
+    def __init__(self, c: Change) -> None:
+        self._c = c
+        self._known: dict[int, Node] = {}
+        self._changed: set[int] = set()
+
+    def __getitem__(self, id: int) -> Node:
+        found = self._known.get(id)
+        if found is None:
+            found = self._known[id] = rows.node(self._c.db, id)
+        return found
+
+    def put(self, node: Node) -> None:
+        """Let NODE be as it is now."""
+        self._known[node.id] = node
+        self._changed.add(node.id)
+
+    def write(self) -> None:
+        """Write what changed."""
+        rows.set_standings(self._c, [self._known[id] for id in sorted(self._changed)])
+        self._changed.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A result that was read, and what is wrong with it by itself: the dear part of judging."""
+
+    result: Result
+    receipt: Receipt | None
+    is_signed: bool
+    faults: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Scene:
-    """A transaction, and what is known in it."""
+    """A result in its transaction, and what is known there.
+
+    Attributes:
+        read: The result.
+        tried: All attempts at its task; that of the result is `attempt`.
+        state: What becomes of that one.
+    """
 
     c: Change
     has_house: bool
     settled: Settled
+    nodes: _Nodes
+    read: Read
+    attempt: Attempt
+    tried: list[Attempt]
+    state: AttemptState = "said"
+
+
+def read(result: Result) -> Read:
+    """Look at RESULT by itself; no transaction is needed for that."""
+    try:
+        receipt = receipts.parse(result.receipt)
+    except InvalidError as exc:
+        return Read(result, None, is_signed=False, faults=(str(exc),))
+    return Read(result, receipt, receipts.holds(receipt), tuple(faults(receipt, result)))
 
 
 def settle_all(
-    c: Change, *, node_id: int, results: Sequence[Result], has_house: bool
+    c: Change, *, node_id: int, results: Sequence[Read], has_house: bool
 ) -> list[Settled]:
     """Settle what a node sent. Nothing it can send raises an error.
 
@@ -70,41 +126,50 @@ def settle_all(
         results: What came.
         has_house: Whether our own node can be asked to run something.
     """
-    return [settle(c, node_id, one, has_house=has_house) for one in results]
+    nodes = _Nodes(c)
+    settled = [_settle(c, nodes, node_id, one, has_house=has_house) for one in results]
+    nodes.write()
+    return settled
 
 
 def settle(c: Change, node_id: int, result: Result, *, has_house: bool) -> Settled:
     """Settle one result; one for a lease that is not the node's any more changes nothing."""
-    scene = _Scene(c, has_house, Settled(result.lease))
-    attempt = rows.attempt(c.db, result.lease)
+    [one] = settle_all(c, node_id=node_id, results=[read(result)], has_house=has_house)
+    return one
+
+
+def _settle(c: Change, nodes: _Nodes, node_id: int, read: Read, *, has_house: bool) -> Settled:
+    settled = Settled(read.result.lease)
+    tried = rows.attempts_beside(c.db, settled.lease)
+    attempt = next((one for one in tried if one.id == settled.lease), None)
     if attempt is None or attempt.node_id != node_id or attempt.state != "leased":
-        return scene.settled
-    task, node = changes.must(c, attempt.task_id), rows.node(c.db, node_id)
+        return settled
+    task, node = changes.must(c, attempt.task_id), nodes[node_id]
     if task.state in ENDED and task.how != "provisional":
         rows.end_attempt(c, attempt.id, "late")
-        return scene.settled
-    try:
-        receipt = receipts.parse(result.receipt)
-    except InvalidError as exc:
-        _forged(scene, task, node, attempt, str(exc))
-        return scene.settled
-    found, along = problems(receipt, task, node), faults(receipt, result)
-    if reputation.is_forgery(found) or along:
-        _forged(scene, task, node, attempt, f"wrong: {', '.join([*found, *along])}")
+        return settled
+    scene = _Scene(c, has_house, settled, nodes, read, attempt, tried)
+    if read.receipt is None:
+        _forged(scene, task, node, ", ".join(read.faults))
+        return settled
+    found = problems(read.receipt, task, node, is_signed=read.is_signed)
+    if reputation.is_forgery(found) or read.faults:
+        _forged(scene, task, node, f"wrong: {', '.join([*found, *read.faults])}")
     elif found:
-        _void(scene, task, node, attempt, receipt, result)
+        _void(scene, task, node, read.receipt)
     else:
-        _said(scene, task, node, attempt, receipt, result)
-    return scene.settled
+        _said(scene, task, node, read.receipt)
+    return settled
 
 
-def problems(receipt: Receipt, task: Task, node: Node) -> list[Problem]:
-    """Return all that is wrong with a receipt as that of TASK by NODE."""
+def problems(receipt: Receipt, task: Task, node: Node, *, is_signed: bool) -> list[Problem]:
+    """Return all that is wrong with a receipt as that of TASK by NODE, the signature first."""
     expected = Expected(
         task=task.name, nonce=task.nonce, module=task.module, function=task.function,
         input=task.input, limits=task.limits, engine=engine_id("cranelift"), node=node.did,
     )  # fmt: skip
-    found = receipts.problems(receipt, expected)
+    found: list[Problem] = [] if is_signed else ["signature"]
+    found += receipts.at_odds(receipt, expected)
     body = receipt.body
     if (body.seed, body.clock_us, body.slice_fuel) != (task.seed, task.clock_us, task.slice_fuel):
         found.append("limits")
@@ -125,11 +190,10 @@ def faults(receipt: Receipt, result: Result) -> list[str]:
 
 def judge(scene: _Scene, task: Task) -> None:
     """Do what follows from all that was said of TASK."""
-    c, said, by_did = scene.c, dict[str, str](), dict[str, Node]()
-    tried = rows.attempts(c.db, task.id)
+    c, tried, said, by_did = scene.c, scene.tried, dict[str, str](), dict[str, Node]()
     for attempt in tried:
         if attempt.outcome is not None:
-            node = rows.node(c.db, attempt.node_id)
+            node = scene.nodes[attempt.node_id]
             said.setdefault(node.did, attempt.outcome)
             by_did[node.did] = node
     verdict = reputation.verdict(_case(scene, task, said, by_did, tried))
@@ -137,7 +201,7 @@ def judge(scene: _Scene, task: Task) -> None:
         case Accepted():
             _accept(scene, task, verdict, tried, by_did)
         case Provisional():
-            _deliver(scene, task, verdict, tried, by_did, wants=0)
+            _deliver(scene, task, verdict, by_did, wants=0)
         case AskHouse(meanwhile=None):
             _ask(scene, replace(task, asks="house", wants=1, state="checking"))
         case AskMore(more=more, meanwhile=None):
@@ -147,7 +211,7 @@ def judge(scene: _Scene, task: Task) -> None:
             assert delivered
             asked = replace(task, asks="house") if isinstance(verdict, AskHouse) else task
             wants = verdict.more if isinstance(verdict, AskMore) else 1
-            _deliver(scene, asked, delivered, tried, by_did, wants=wants)
+            _deliver(scene, asked, delivered, by_did, wants=wants)
         case Undecided(reason=reason):
             scene.settled.task = changes.failed(c, task, reason)
             books.note(c, "task.undecided", task.name, reason)
@@ -167,60 +231,66 @@ def _case(
         said=said, house=house, standings=standings,
         admitted=0 if house else rows.admitted(scene.c.db), has_house=scene.has_house,
         assurance=task.assurance, checked=checked,
-        proved=frozenset() if house else _proved(scene.c, task, tried),
+        proved=frozenset() if house else _proved(scene, task, tried),
     )  # fmt: skip
 
 
-def _proved(c: Change, task: Task, tried: Sequence[Attempt]) -> frozenset[str]:
+def _proved(scene: _Scene, task: Task, tried: Sequence[Attempt]) -> frozenset[str]:
     """Return the outcomes that are shown to be right without a run: products of matrices."""
     if task.module != guests.sha_of("matmul"):
         return frozenset()
-    input = rows.blob(c.db, task.input) or b""
+    input = rows.blob(scene.c.db, task.input) or b""
     found: set[str] = set()
     for attempt in tried:
-        kept = rows.receipt(c.db, attempt.receipt) if attempt.receipt else None
-        if kept and attempt.outcome and attempt.status == "ok":
-            output = rows.blob(c.db, str(kept.plain["output"])) or b""
-            cheap = int(kept.plain["fuel"]) <= freivalds.fuel_at_most(input)
+        if attempt.receipt and attempt.outcome and attempt.status == "ok":
+            body = _kept(scene, attempt)[0].body
+            output = rows.blob(scene.c.db, body.output) or b""
+            cheap = body.fuel <= freivalds.fuel_at_most(input)
             if cheap and freivalds.check(input, output):
                 found.add(attempt.outcome)
     return frozenset(found)
 
 
-def _said(
-    scene: _Scene, task: Task, node: Node, attempt: Attempt, receipt: Receipt, result: Result
-) -> None:
+def _said(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
     outcome = reputation.word(receipt)
-    _keep(scene, attempt, receipt, result)
+    _keep(scene, receipt)
     status = receipt.body.status
     if outcome is not None:
-        rows.end_attempt(
-            scene.c, attempt.id, "said", outcome=outcome, status=status, receipt=receipt.id
+        own = replace(
+            scene.attempt, state="said", outcome=outcome, status=status, receipt=receipt.id
         )
+        scene.tried = [own if one.id == own.id else one for one in scene.tried]
         judge(scene, task)
+        _end(scene, outcome=outcome, receipt=receipt)
     elif node.house and (status != "worker_died" or task.failures >= _DEATHS):
-        rows.end_attempt(scene.c, attempt.id, "right", status=status, receipt=receipt.id)
-        _finish(scene, task, receipt, _printable(result.detail), how="house", risk=None, wants=0)
-        _call_off(scene, rows.attempts(scene.c.db, task.id))
+        scene.state = "right"
+        detail = _printable(scene.read.result.detail)
+        _finish(scene, task, receipt, detail, how="house", risk=None, wants=0)
+        _end(scene, outcome=None, receipt=receipt)
+        _call_off(scene)
     else:
-        _void(scene, task, node, attempt, receipt, result)
+        _void(scene, task, node, receipt)
 
 
-def _void(
-    scene: _Scene, task: Task, node: Node, attempt: Attempt, receipt: Receipt, result: Result
-) -> None:
+def _end(scene: _Scene, *, outcome: str | None, receipt: Receipt) -> None:
+    rows.end_attempt(
+        scene.c, scene.attempt.id, scene.state, outcome=outcome, status=receipt.body.status,
+        receipt=receipt.id,
+    )  # fmt: skip
+
+
+def _void(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
     """Note an end that says nothing of the result; another may try."""
-    del result
-    rows.end_attempt(scene.c, attempt.id, "void", status=receipt.body.status)
+    rows.end_attempt(scene.c, scene.attempt.id, "void", status=receipt.body.status)
     _stand(scene, node, "nothing")
     if scene.has_house and not node.house:
         task = replace(task, asks="house")
     scene.settled.task = changes.wanted_again(scene.c, task, is_failure=True)
 
 
-def _forged(scene: _Scene, task: Task, node: Node, attempt: Attempt, what: str) -> None:
+def _forged(scene: _Scene, task: Task, node: Node, what: str) -> None:
     """Punish a receipt that cannot be a mistake; another runs the task."""
-    rows.end_attempt(scene.c, attempt.id, "forged")
+    rows.end_attempt(scene.c, scene.attempt.id, "forged")
     books.note(scene.c, "receipt.forged", node.did, f"{task.name}: {_printable(what)}")
     _stand(scene, node, "forgery")
     _fine(scene, node, task, reputation.reward(0), "")
@@ -231,33 +301,53 @@ def _accept(
     scene: _Scene, task: Task, verdict: Accepted, tried: Sequence[Attempt], by_did: dict[str, Node]
 ) -> None:
     c = scene.c
-    first = next(a for a in tried if a.outcome == verdict.outcome and a.receipt)
-    kept = rows.receipt(c.db, first.receipt or "")
-    assert kept is not None
-    receipt = receipts.parse(kept.plain)
+    receipt, detail = _first(scene, verdict.outcome)
     was_provisional = task.how == "provisional"
     withdrawn = was_provisional and task.receipt not in {
         a.receipt for a in tried if a.outcome == verdict.outcome
     }
-    detail = kept.detail
     if withdrawn:
         detail = f"an earlier result was false and is withdrawn. {detail}".strip()
         books.note(c, "result.withdrawn", task.name, f"{task.output} was not {receipt.body.output}")
     _finish(scene, task, receipt, detail, how=verdict.how, risk=None, wants=0)
     _pay(scene, task, verdict, receipt, by_did)
     right = {by_did[did].id for did in verdict.right} | {n.id for n in by_did.values() if n.house}
-    wrong = {by_did[did].id for did in verdict.wrong}
-    rows.set_attempts(c, [a.id for a in tried if a.outcome and a.node_id in right], "right")
-    rows.set_attempts(c, [a.id for a in tried if a.outcome and a.node_id in wrong], "wrong")
-    _call_off(scene, tried)
+    _found(scene, right, "right")
+    _found(scene, {by_did[did].id for did in verdict.wrong}, "wrong")
+    _call_off(scene)
 
 
-def _call_off(scene: _Scene, tried: Sequence[Attempt]) -> None:
-    """End attempts that go on: the task needs them no more."""
-    for attempt in tried:
-        if attempt.state == "leased":
-            rows.end_attempt(scene.c, attempt.id, "late")
-            scene.settled.drop.append(attempt)
+def _call_off(scene: _Scene) -> None:
+    """End the other attempts that go on: the task needs them no more."""
+    for one in scene.tried:
+        if one.state == "leased" and one.id != scene.attempt.id:
+            rows.end_attempt(scene.c, one.id, "late")
+            scene.settled.drop.append(one)
+
+
+def _found(scene: _Scene, nodes: set[int], state: AttemptState) -> None:
+    """Note what was found of the attempts of NODES that said something."""
+    if scene.attempt.node_id in nodes:
+        scene.state = state
+    others = [
+        one.id for one in scene.tried
+        if one.outcome and one.node_id in nodes and one.id != scene.attempt.id
+    ]  # fmt: skip
+    rows.set_attempts(scene.c, others, state)
+
+
+def _first(scene: _Scene, outcome: str) -> tuple[Receipt, str]:
+    """Return the first receipt that claims OUTCOME, and its detail."""
+    return _kept(scene, next(a for a in scene.tried if a.outcome == outcome and a.receipt))
+
+
+def _kept(scene: _Scene, attempt: Attempt) -> tuple[Receipt, str]:
+    """Return the receipt of an attempt that has one, and its detail."""
+    if attempt.id == scene.attempt.id and scene.read.receipt:
+        return scene.read.receipt, _printable(scene.read.result.detail)
+    kept = rows.receipt(scene.c.db, attempt.receipt or "")
+    assert kept is not None
+    return receipts.parse(kept.plain), kept.detail
 
 
 def _pay(
@@ -271,7 +361,7 @@ def _pay(
     payees = verdict.right or tuple(did for did, node in by_did.items() if node.house)
     for did, credits in reputation.shares(reward, payees).items():
         if credits:
-            books.book(scene.c, "reward", (by_did[did].id, did), credits, task.name, receipt.id)
+            _book(scene, "reward", by_did[did], credits, task, receipt.id)
     for did in payees:
         _stand(scene, by_did[did], "right")
         _believe(scene, by_did[did], task.id)
@@ -291,7 +381,7 @@ def _believe(scene: _Scene, node: Node, but: int) -> None:
         if task.id != but and not task.reward:
             paid = reputation.reward(task.fuel)
             rows.set_task(scene.c, replace(task, reward=paid))
-            books.book(scene.c, "reward", (node.id, node.did), paid, task.name, task.receipt or "")
+            _book(scene, "reward", node, paid, task, task.receipt or "")
 
 
 def _doubt(scene: _Scene, node: Node, but: int) -> None:
@@ -307,18 +397,14 @@ def _deliver(
     scene: _Scene,
     task: Task,
     verdict: Provisional,
-    tried: Sequence[Attempt],
     by_did: dict[str, Node],
     *,
     wants: int,
 ) -> None:
-    first = next(a for a in tried if a.outcome == verdict.outcome and a.receipt)
-    kept = rows.receipt(scene.c.db, first.receipt or "")
-    assert kept is not None
+    receipt, detail = _first(scene, verdict.outcome)
     for did in verdict.right:
         _stand(scene, by_did[did], "unchecked")
-    receipt = receipts.parse(kept.plain)
-    _finish(scene, task, receipt, kept.detail, how="provisional", risk=verdict.risk, wants=wants)
+    _finish(scene, task, receipt, detail, how="provisional", risk=verdict.risk, wants=wants)
 
 
 def _finish(
@@ -346,38 +432,46 @@ def _ask(scene: _Scene, task: Task) -> None:
     scene.settled.task = task
 
 
-def _keep(scene: _Scene, attempt: Attempt, receipt: Receipt, result: Result) -> None:
+def _keep(scene: _Scene, receipt: Receipt) -> None:
+    result = scene.read.result
     rows.put_blob(scene.c, receipt.body.output, result.output)
     kept = KeptReceipt(
-        plain=receipt.plain(),
-        leaves=result.leaves,
-        stderr=result.stderr,
+        plain=result.receipt, leaves=result.leaves, stderr=result.stderr,
         detail=_printable(result.detail),
-    )
-    rows.add_receipt(scene.c, receipt.id, attempt, kept)
+    )  # fmt: skip
+    rows.add_receipt(scene.c, receipt.id, scene.attempt, kept)
 
 
 def _stand(scene: _Scene, node: Node, event: Event) -> None:
     """Change a node's standing, and ban it where that is the end of it."""
-    now = rows.node(scene.c.db, node.id)
+    now = scene.nodes[node.id]
     changed = replace(now, standing=reputation.after(now.standing, event))
-    rows.set_standing(scene.c, node.id, changed.standing)
     if changed.standing.is_banned and not node.house and now.state != "banned":
         reason = f"{changed.standing.wrong} of its results were wrong or forged"
         changes.ban(scene.c, changed, reason)
         changed = replace(changed, state="banned", reason=reason)
+    scene.nodes.put(changed)
     scene.settled.nodes = [one for one in scene.settled.nodes if one.id != node.id] + [changed]
 
 
 def _fine(scene: _Scene, node: Node, task: Task, reward: int, receipt: str) -> None:
-    now = rows.node(scene.c.db, node.id)
+    now = scene.nodes[node.id]
     banned = now.state == "banned"
     if credits := reputation.penalty(reward, now.credits, banned=banned):
-        books.book(scene.c, "penalty", (node.id, node.did), -credits, task.name, receipt)
+        _book(scene, "penalty", node, -credits, task, receipt)
+
+
+def _book(scene: _Scene, kind: Kind, node: Node, credits: int, task: Task, receipt: str) -> None:
+    """Book CREDITS of a node, which has them only where that is new."""
+    if books.book(scene.c, kind, node.did, credits, task.name, receipt):
+        now = scene.nodes[node.id]
+        scene.nodes.put(replace(now, credits=now.credits + credits))
 
 
 def _printable(text: str) -> str:
     """Return a node's words with what no database or terminal takes replaced."""
+    if text.isprintable():
+        return text
     return "".join(
         one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
     )

@@ -147,6 +147,38 @@ class Settings(BaseSettings):
         20, gt=0, description="What runs recipes ends after so long with nothing but waits."
     )
 
+    mesh_house: bool = Field(True, description="Run a node of our own when there is a task.")
+    mesh_workers: int = Field(
+        0, ge=0, le=64, description="Guests that our own node runs at once; 0 is one a processor."
+    )
+    mesh_idle_s: float = Field(
+        120, gt=0, description="Our own node ends after so long without a task."
+    )
+    mesh_heartbeat_s: float = Field(
+        5,
+        ge=0.2,
+        le=300,
+        description="How often a node says that it lives; three missed, it is gone.",
+    )
+    mesh_listen: str = Field(
+        "", description="HOST:PORT where nodes elsewhere join over TLS; empty = this home's only."
+    )
+    mesh_require: str = Field(
+        "", description="Layers of the jail without which no guest runs, as `landlock,seccomp`."
+    )
+    mesh_max_fuel: int = Field(
+        10_000_000_000, ge=1, lt=2**53, description="Most fuel that a task may be given."
+    )
+    mesh_max_wall_s: float = Field(30, gt=0, le=3_600, description="Most seconds; so with it.")
+    mesh_max_memory_mb: int = Field(512, ge=1, le=512, description="Most memory of a guest.")
+    mesh_carbon: str = Field(
+        "",
+        description="Grams of CO2e a kWh here: a number, a file (CSV, JSON) or a service's URL.",
+    )
+    mesh_retention_days: int = Field(
+        30, ge=1, description="Age at which tasks that are over go; ledger and audit stay."
+    )
+
     memory_namespace: str = Field(
         "default", description="Where memories go and are looked for when none is named."
     )

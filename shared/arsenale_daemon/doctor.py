@@ -10,41 +10,28 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from arsenale_core import sidecar
+from arsenale_core.checks import Check, State
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 from arsenale_daemon import control, discovery, guards, host_config, install, paths
 from arsenale_relay import __version__, endpoint
 
-State: TypeAlias = Literal["ok", "warn", "fail"]
+CHECKS = "arsenale.checks"
+"""Entry points of servers: a function of the settings that yields checks."""
 
 COMPILERS = ("cc", "gcc", "clang")
 LOW_DISK_BYTES = 512 * 2**20
 HOOK_ROUNDS = 20
 HOOK_PAYLOAD = b'{"hook_event_name":"PreToolUse","session_id":"doctor"}' + b" " * 2_000 + b"\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding: what was looked at, how it stands, and, unless it is well, what to do."""
-
-    name: str
-    state: State
-    found: str
-    mend: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the check as JSON-ready values."""
-        return asdict(self)
 
 
 def examine(settings: Settings, project: Path, user_home: Path) -> list[Check]:
@@ -62,6 +49,7 @@ def examine(settings: Settings, project: Path, user_home: Path) -> list[Check]:
         lambda: _hosts(settings, project, user_home),
         lambda: _guards(settings, project, user_home),
         lambda: _inference(settings),
+        lambda: _servers(settings),
         lambda: _hook_cost(),
     ):
         checks.extend(_looked(look))
@@ -189,6 +177,12 @@ def _inference(settings: Settings) -> Iterator[Check]:
         yield Check("inference", "ok", f"{said}; layers are {mixing}; the sidecar is down")
     else:
         yield Check("inference", "ok", f"{said}; sidecar at {running.url} (pid {running.pid})")
+
+
+def _servers(settings: Settings) -> Iterator[Check]:
+    """Yield what servers have to say of themselves."""
+    for entry in sorted(entry_points(group=CHECKS), key=lambda one: one.name):
+        yield from entry.load()(settings)
 
 
 def _port(settings: Settings) -> Iterator[Check]:

@@ -27,13 +27,13 @@ def run_dir(home: str) -> str:
     return folder
 
 
-def socket_path(home: str) -> str:
-    """Return the socket's path: in HOME, or where that is too long in a private temporary folder.
+def socket_path(home: str, name: str = "daemon") -> str:
+    """Return the path of the socket NAME: in HOME, or if too long in a private temporary folder.
 
     Raises:
         PermissionError: The temporary folder is there and belongs to someone else.
     """
-    path = os.path.join(home, "run", "daemon.sock")
+    path = os.path.join(home, "run", f"{name}.sock")
     if len(os.fsencode(path)) <= MAX_PATH_BYTES:
         return path
     import hashlib  # 4 MB and 5 ms, needed here only
@@ -44,7 +44,8 @@ def socket_path(home: str) -> str:
     status = os.lstat(folder)
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{folder} is not a private folder of yours: remove it")
-    return os.path.join(folder, hashlib.sha256(os.fsencode(home)).hexdigest()[:16] + ".sock")
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    return os.path.join(folder, f"{digest}.sock" if name == "daemon" else f"{digest}-{name}.sock")
 
 
 def connect(home: str) -> socket.socket:

@@ -39,7 +39,7 @@ def test_up_status_down_tell_what_is(arsenale: Run, home: Path) -> None:
     status = json.loads(arsenale("status", "--json").stdout)
     up = {"state": "up", "connections": 0}
     assert status["servers"] == {
-        "coordinator": up, "genome": up, "memory": up, "telemetry": up,
+        "coordinator": up, "genome": up, "memory": up, "mesh": up, "telemetry": up,
     }  # fmt: skip
     assert json.loads(arsenale("up", "--json").stdout)["pid"] == status["pid"]
     assert "has ended" in arsenale("down").stdout
@@ -115,7 +115,7 @@ def test_a_setting_that_does_not_parse_is_one_line(arsenale: Run) -> None:
 
 def test_an_unknown_server_names_those_there_are(arsenale: Run) -> None:
     done = arsenale("serve", "nope")
-    assert (done.returncode, "there are coordinator, genome, memory, telemetry" in done.stderr) == (
+    assert (done.returncode, "there are coordinator, genome, memory, mesh, telemetry" in done.stderr) == (
         1,
         True,
     )

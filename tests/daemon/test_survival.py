@@ -229,7 +229,7 @@ def test_an_unknown_server_is_named_on_stderr_and_never_on_stdout(raw_host: Host
     status, out, err = host.close()
     assert (status, out) == (2, b"")
     assert (
-        b"no server 'telemetri' is installed: there are coordinator, genome, memory, telemetry"
+        b"no server 'telemetri' is installed: there are coordinator, genome, memory, mesh, telemetry"
         in err
     )
 

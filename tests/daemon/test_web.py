@@ -30,7 +30,7 @@ def http(url: str, token: str) -> Iterator[httpx2.Client]:
 
 def test_healthz_needs_no_token_and_tells_little(url: str) -> None:
     answer = httpx2.get(f"{url}/healthz")
-    servers = ["coordinator", "genome", "memory", "telemetry"]
+    servers = ["coordinator", "genome", "memory", "mesh", "telemetry"]
     assert answer.json() == {"status": "ok", "servers": servers}
 
 

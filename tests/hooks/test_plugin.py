@@ -67,7 +67,7 @@ def test_the_plugins_servers_are_ours_and_start_through_the_relay() -> None:
     servers = read(MANIFESTS / "plugin.json")["mcpServers"]
     assert servers == {
         name: {"command": "arsenale-stdio", "args": [name]}
-        for name in ("genome", "memory", "telemetry")
+        for name in ("coordinator", "genome", "memory", "mesh", "telemetry")
     }
 
 

@@ -29,7 +29,8 @@ from arsenale_mesh.sandbox.kinds import MEMORY_BYTES, engine_id
 from arsenale_mesh.sandbox.pool import Pool
 
 Connect: TypeAlias = Callable[[], Awaitable[Link]]
-Measure: TypeAlias = Callable[[], dict[str, Any]]
+Measure: TypeAlias = Callable[[float | None], dict[str, Any]]
+"""Is told how fast guests burn fuel, a second; `None` before the first."""
 
 MODULE_BYTES = 64 << 20
 """Of modules that a node keeps at hand."""
@@ -37,8 +38,14 @@ MODULE_BYTES = 64 << 20
 MOST_IN_A_MESSAGE = 64
 BYTES_IN_A_MESSAGE = 8 << 20
 
+GATHER_S = 0.002
+"""How long results are gathered for a message while more of them are on their way."""
+
 BUSY_BEAT_S = 0.5
 """How often a node tells how far its guests are."""
+
+SPEED_S = 30.0
+"""After about so much guest time, what was burnt before counts a third."""
 
 LEAST_BACKOFF_S, MOST_BACKOFF_S = 0.2, 30.0
 FETCH_S = 60.0
@@ -60,6 +67,26 @@ class _Running:
     assignment: Assignment
     scope: anyio.CancelScope
     burnt: Callable[[], int] = field(default=lambda: 0)
+
+
+class Speed:
+    """How fast guests burn fuel: of what was burnt lately, the latest counts most."""
+
+    def __init__(self) -> None:
+        self._fuel = 0.0
+        self._s = 0.0
+
+    @property
+    def fuel_per_s(self) -> float | None:
+        """Fuel in a second of a guest's wall time; `None` before the first guest."""
+        return self._fuel / self._s if self._fuel > 0 and self._s > 0 else None
+
+    def add(self, fuel: int, wall_ms: float) -> None:
+        """Take in a guest's run."""
+        if fuel > 0 and wall_ms > 0:
+            kept = SPEED_S / (SPEED_S + wall_ms / 1e3)
+            self._fuel = self._fuel * kept + fuel
+            self._s = self._s * kept + wall_ms / 1e3
 
 
 class Agent:
@@ -92,6 +119,7 @@ class Agent:
         self._modules: OrderedDict[str, bytes] = OrderedDict()
         self._fetching: dict[str, anyio.Event] = {}
         self._more = anyio.Event()
+        self._speed = Speed()
         self._link: Link | None = None
         self._resting = False
         self.name = profile.name
@@ -134,6 +162,7 @@ class Agent:
         """Run a guest and sign what came of it."""
         started_us = self._now_us()
         outcome: Outcome = await self._pool.run(assignment.job(module), begun)
+        self._speed.add(outcome.fuel, outcome.wall_ms)
         return work.signed(assignment, outcome, self.identity, started_us, self._now_us())
 
     # One connection.
@@ -143,7 +172,8 @@ class Agent:
         about = {
             "name": profile.name, "kind": profile.kind, "slots": profile.slots,
             "memory_bytes": profile.memory_bytes, "engine": engine_id("cranelift"),
-            "holds": [*self._running, *self._results], "measured": self._measure(),
+            "holds": [*self._running, *self._results],
+            "measured": self._measure(self._speed.fuel_per_s),
         }  # fmt: skip
         joined = await join(link, self.identity, about, profile.invitation)
         self.name, self._link = joined.name, link
@@ -192,7 +222,11 @@ class Agent:
                 await anyio.sleep(BUSY_BEAT_S if busy else joined.heartbeat_s)
                 fuel = {str(lease): one.burnt() for lease, one in self._running.items()}
                 holds = [*self._running, *self._results]
-                said = {"fuel": fuel, "holds": holds, "measured": self._measure()}
+                said = {
+                    "fuel": fuel,
+                    "holds": holds,
+                    "measured": self._measure(self._speed.fuel_per_s),
+                }
                 await link.send(Message(kind="beat", body=said))
 
     async def _tell(self, link: Link) -> None:
@@ -204,8 +238,10 @@ class Agent:
                     self._sent.update(one.lease for one in batch)
                     body, blobs = work.results_message(batch)
                     await link.send(Message(kind="done", body=body, blobs=blobs))
-                if not any(self._is_new(result) for result in self._results.values()):
+                if not any(map(self._is_new, self._results.values())):
                     await self._more.wait()
+                    if self._running:
+                        await anyio.sleep(GATHER_S)
 
     def _is_new(self, result: Result) -> bool:
         return result.lease not in self._sent
@@ -225,6 +261,9 @@ class Agent:
             except ArsenaleError as exc:
                 self._log.warning("a task is given back", task=assignment.task, reason=str(exc))
                 await self._give_back(assignment, str(exc))
+            except Exception:  # noqa: BLE001  # it ends a task, and not the node
+                self._log.exception("a task is given back", task=assignment.task)
+                await self._give_back(assignment, "the node has a fault: its log says which")
             else:
                 self._results[assignment.lease] = result
                 self._sent.discard(assignment.lease)

@@ -1,9 +1,10 @@
 """What goes through the pipes between the server and a worker: a JSON head, then blobs."""
 
-import json
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
+
+import orjson
 
 from arsenale_core.errors import InvalidError
 
@@ -15,7 +16,7 @@ LENGTH: Final = struct.Struct("<I")
 
 def pack(head: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
     """Return a frame."""
-    text = json.dumps({**head, "blobs": [len(blob) for blob in blobs]}).encode()
+    text = orjson.dumps({**head, "blobs": [len(blob) for blob in blobs]})
     return b"".join((LENGTH.pack(len(text)), text, *blobs))
 
 
@@ -38,7 +39,7 @@ def parse(text: bytes, most: int) -> tuple[dict[str, Any], list[int]]:
         InvalidError: It is none. The other side may be in a guest's hands.
     """
     try:
-        head: object = json.loads(text)
+        head: object = orjson.loads(text)
     except ValueError as exc:
         raise InvalidError("the head of a frame is no JSON", hint="the worker is ended") from exc
     if not isinstance(head, dict):

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import anyio
 from anyio.abc import Process
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_mesh.exactly import Reader
 from arsenale_mesh.sandbox import frames
 from arsenale_mesh.sandbox.jail import Layers
 from arsenale_mesh.sandbox.kinds import Kind
@@ -36,7 +36,7 @@ class WorkerProcess:
     """A process with its doors closed."""
 
     process: Process
-    answers: BufferedByteReceiveStream
+    answers: Reader
     progress: mmap.mmap
     layers: Layers
     modules: set[tuple[Kind, str]] = field(default_factory=set[tuple[Kind, str]])
@@ -62,7 +62,7 @@ class WorkerProcess:
         """
         assert self.process.stdin
         await self.process.stdin.send(frames.pack(head, blobs))
-        return await frames.receive(self.answers.receive_exactly, most)
+        return await frames.receive(self.answers.exactly, most)
 
     def forget(self) -> None:
         """Reset what it told of progress."""
@@ -96,10 +96,10 @@ async def start(data_bytes: int) -> WorkerProcess:
     finally:
         os.close(shared)
     assert process.stdout
-    answers = BufferedByteReceiveStream(process.stdout)
+    answers = Reader(process.stdout)
     try:
         with anyio.fail_after(START_S):
-            said, _ = await frames.receive(answers.receive_exactly, 0)
+            said, _ = await frames.receive(answers.exactly, 0)
         layers = Layers(**{one.name: str(said[one.name]) for one in fields(Layers)})
     except BaseException as exc:
         await _end(process)

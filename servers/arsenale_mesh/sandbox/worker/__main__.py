@@ -27,7 +27,7 @@ def main(parent: int, progress: int, data_bytes: int) -> None:
     worker = Worker(pages=pages, progress=shared, now=time.monotonic)
     for engine, _ in worker.engines:
         compile_module(engine, _EMPTY)  # whatever it opens or imports lazily
-    frames.parse(b'{"blobs": []}', 0)
+    frames.parse(frames.pack({})[frames.LENGTH.size :], 0)
     watched = jail.ON if pages else why
     layers = jail.close_doors(parent, pages=watched, data_bytes=data_bytes)
     write_all(1, frames.pack({"status": "ok", **asdict(layers)}))

@@ -1,0 +1,74 @@
+"""How the command line asks the mesh: through the daemon, by the relay, as hosts do."""
+
+import sys
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeAlias, cast
+
+import anyio
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import arsenale_relay
+from arsenale_core import logs
+from arsenale_core.config import Settings, child_environment
+from arsenale_core.errors import ArsenaleError
+from arsenale_core.peers import As, Peers, RefusedError
+from arsenale_core.tasks import background
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Tool(Protocol):
+    """Calls a tool of the mesh."""
+
+    async def __call__(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """Return what it answers."""
+        ...
+
+
+def asking(
+    work: Callable[[Tool], Awaitable[dict[str, Any]]], *, interrupted: int = 130
+) -> dict[str, Any]:
+    """Let WORK ask the mesh, and return what it returns; errors end the command."""
+
+    async def asked() -> dict[str, Any]:
+        main = Path(str(arsenale_relay.__file__)).with_name("__main__.py")
+        async with background() as tasks:
+            relay = [sys.executable, "-I", "-S", str(main)]
+            peers = Peers(relay, child_environment(Settings.read().home), tasks)
+            who = As(project=str(Path.cwd()))
+
+            async def tool(name: str, /, **arguments: Any) -> dict[str, Any]:
+                report = await peers.call("mesh", name, arguments, who)
+                if not isinstance(report, dict):
+                    raise RefusedError(f"the mesh answered {str(report)[:200]!r}")
+                return cast("dict[str, Any]", report)
+
+            return await work(tool)
+
+    logs.configure("WARNING", file=None)
+    with told(interrupted):
+        return anyio.run(asked)
+
+
+@contextmanager
+def told(interrupted: int = 130) -> Generator[None]:
+    """Make our errors one line and exit status 1."""
+    try:
+        yield
+    except ArsenaleError as exc:
+        err.print(f"[red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupted) from None
+
+
+def print_json(data: Any) -> None:
+    """Print DATA as JSON."""
+    out.print_json(data=data)

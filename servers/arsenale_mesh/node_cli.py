@@ -1,0 +1,153 @@
+"""`arsenale mesh node`, and what is done by hand to nodes and to the database."""
+
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+from rich.markup import escape
+from rich.progress import Progress
+
+from arsenale_core import locks, logs
+from arsenale_core.config import Settings
+from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
+from arsenale_mesh import books, changes, identity, listening, rows, running, snapshots
+from arsenale_mesh.calling import Json, err, out, print_json, told
+from arsenale_mesh.node.joining import Gateway, address
+from arsenale_mesh.opening import lock_file
+from arsenale_mesh.record import KINDS, NodeKind
+from arsenale_mesh.running import Options
+from arsenale_mesh.store import MeshStore
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to `arsenale mesh`."""
+    for command in (node, invite, ban, pardon, snapshot, restore):
+        app.command()(command)
+
+
+def node(
+    join: Annotated[
+        str, typer.Argument(help="mesh://… as `invite` prints it; none is this home's gateway.")
+    ] = "",
+    kind: Annotated[str, typer.Option("--kind", help=f"One of {', '.join(KINDS)}.")] = "pc",
+    name: Annotated[str, typer.Option("--name", help="Else the machine's.")] = "",
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=0, help="Guests at once; 0 is one a processor.")
+    ] = 0,
+    carbon: Annotated[
+        str, typer.Option("--carbon", help="Grams of CO2e a kWh here: number, file or URL.")
+    ] = "",
+) -> None:
+    """Be a node, in the foreground, until Ctrl-C: run guests for a mesh and sign the results."""
+    with told(interrupted=0):
+        settings = Settings.read()
+        logs.configure(settings.log_level, file=settings.home / "logs" / "mesh-nodes.log")
+        if kind not in KINDS:
+            raise InvalidError(f"a node is no {kind!r}", hint=f"--kind {' | '.join(KINDS)}")
+        named = name or platform.node() or "node"
+        gateway = address(join) if join else Gateway(path=listening.socket_path(settings.home))
+        options = _options(settings, gateway, kind, named, workers, carbon)
+        err.print(f"[dim]{options.identity.did}[/]")
+        err.print(f"{escape(named)} joins; Ctrl-C leaves.")
+        anyio.run(running.serve, options, settings.home)
+
+
+def _options(
+    settings: Settings, gateway: Gateway, kind: NodeKind, name: str, workers: int, carbon: str
+) -> Options:
+    key = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:60]
+    return Options(
+        gateway=gateway,
+        identity=identity.load_or_make(settings.home / "keys" / f"mesh-node-{key}.key"),
+        name=name, kind=kind, workers=workers or settings.mesh_workers or running.processors(),
+        carbon=carbon or settings.mesh_carbon, require=running.layers(settings.mesh_require),
+    )  # fmt: skip
+
+
+def invite(
+    host: Annotated[str, typer.Option("--host", help="What the node calls this machine.")] = "",
+    note: Annotated[str, typer.Option("--note", "-m")] = "",
+    as_json: Json = False,
+) -> None:
+    """Print what admits one node elsewhere, within a day."""
+    with told():
+        settings = Settings.read()
+        if not settings.mesh_listen:
+            raise InvalidError(
+                "no node elsewhere can come in",
+                hint='set mesh_listen = "0.0.0.0:8725" in config.toml, then `arsenale down`',
+            )
+        bound, port = listening.host_and_port(settings.mesh_listen)
+        gateway = identity.load_or_make(settings.home / "keys" / "mesh-gateway.key")
+        with _store(settings) as store, store.changing() as c:
+            secret = changes.invite(c, note)
+    there = host or (platform.node() if bound in ("0.0.0.0", "::") else bound)
+    where = f"mesh://{there}:{port}/{gateway.did}#{secret}"
+    if as_json:
+        print_json({"join": where, "valid_s": changes.INVITED_S})
+        return
+    out.print(f"arsenale mesh node {where}", soft_wrap=True)
+    err.print("[dim]It admits one node within a day, and is shown only now.[/]")
+
+
+def ban(name: str, reason: Annotated[str, typer.Option("--reason", "-m")] = "by hand") -> None:
+    """Give a node nothing any more; it cannot come back."""
+    with told(), _store(Settings.read()) as store, store.changing() as c:
+        found = rows.node_named(c.db, name)
+        if found is None:
+            raise NotFoundError("node", name, hint="`arsenale mesh nodes` lists them")
+        changes.ban(c, found, reason)
+    out.print(f"{escape(name)} is banned; what it runs now is still judged")
+
+
+def pardon(name: str) -> None:
+    """Let a node that was banned join again, as one that nobody knows."""
+    with told(), _store(Settings.read()) as store, store.changing() as c:
+        found = rows.node_named(c.db, name)
+        if found is None:
+            raise NotFoundError("node", name, hint="`arsenale mesh nodes` lists them")
+        if found.state != "banned":
+            raise ConflictError(f"{name} is not banned", hint="nothing has changed")
+        rows.set_node_state(c, found.id, "offline")
+        rows.set_standing(c, found.id, type(found.standing)())
+        books.note(c, "node.pardoned", found.did, found.reason)
+    out.print(f"{escape(name)} may join again")
+
+
+def snapshot(
+    file: Path,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the whole mesh, as it is at this moment, into a file."""
+    with told(), _store(Settings.read()) as store, Progress(console=err, transient=True) as bar:
+        job = bar.add_task("rows", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(job, completed=done, total=total)
+
+        snapshots.snapshot(store, file, overwrite=force, progress=progress)
+    out.print(f"{escape(str(file))}, {file.stat().st_size:,} bytes", soft_wrap=True)
+
+
+def restore(
+    file: Path,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Put a snapshot in the place of the mesh as it is now."""
+    settings = Settings.read()
+    with told():
+        if locks.is_held(lock_file(settings.home)):
+            raise ConflictError("the mesh is running", hint="`arsenale down`, then again")
+        if not yes:
+            typer.confirm("Everything in the mesh now is replaced. Go on?", abort=True)
+        with _store(settings) as store:
+            snapshots.restore(store, file)
+    out.print(f"The mesh is as {escape(str(file))} has it.", soft_wrap=True)
+
+
+def _store(settings: Settings) -> MeshStore:
+    return MeshStore(settings.database_url or settings.home, time.time)

@@ -1,0 +1,134 @@
+"""The mesh's reports as tables; pure."""
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+NO_NODES = "No node yet: our own starts with the first task, as `arsenale mesh run sha256 -t hi`."
+NO_TASKS = "No tasks yet. Run one: `arsenale mesh run sha256 --text hello`"
+
+
+def nodes(report: dict[str, Any]) -> Table | str:
+    """Return nodes as a table."""
+    lines = report.get("nodes", [])
+    if not lines:
+        return NO_NODES
+    table = Table("node", "state", "health", "reputation", "right/wrong", "tasks", "latency",
+                  "bandwidth", "cpu", "power", "heat", "CO2", "credits")  # fmt: skip
+    for one in lines:
+        name = one["name"] + (" (ours)" if one.get("ours") else "")
+        table.add_row(
+            escape(name), _state(one["state"]), _number(one.get("health"), "{:.2f}"),
+            f"{one['reputation']:.2f}{' trusted' if one.get('trusted') else ''}",
+            f"{one['right']}/{one.get('wrong', 0)}", str(one.get("tasks", 0)),
+            _number(one.get("latency_ms"), "{:.1f} ms"),
+            _number(one.get("mbit_per_s"), "{:.0f} Mbit/s"), _number(one.get("cpu"), "{:.0%}"),
+            _power(one), _number(one.get("celsius"), "{:.0f} °C"),
+            _number(one.get("carbon_g_per_kwh"), "{:.0f} g/kWh"), f"{one['credits']:,}",
+        )  # fmt: skip
+    return table
+
+
+def node(report: dict[str, Any]) -> Table | str:
+    """Return one node: what is known of it, and the terms of its health."""
+    [one] = report["nodes"]
+    table = facts({k: v for k, v in one.items() if k not in ("terms", "history")})
+    for term in one.get("terms", []):
+        said = f"{term['weight']:.2f} x {term['value']:.3f}  {escape(term['basis'])}"
+        table.add_row(f"[dim]health: {term['name']}[/]", said)
+    past = [sample["health"] for sample in one.get("history", [])][::-1]
+    if past:
+        table.add_row("[dim]health before[/]", sparks(past))
+    return table
+
+
+def tasks(report: dict[str, Any]) -> Table | str:
+    """Return tasks as a table."""
+    lines = report.get("tasks", [])
+    if not lines:
+        return NO_TASKS
+    table = Table("task", "state", "ended as", "module", "label", "fuel", "at")
+    for one in lines:
+        cells = (one["task"], one["state"], one.get("status", ""), one["module"],
+                 one.get("label", ""), f"{one.get('fuel', 0):,}", one["at"])  # fmt: skip
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def modules(report: dict[str, Any]) -> Table | str:
+    """Return modules as a table."""
+    lines = report.get("modules", [])
+    if not lines:
+        return "None fits. Keep one: `arsenale mesh submit NAME FILE.wasm`"
+    table = Table("module", "what it does", "exports", "bytes", "runs", "SHA-256")
+    for one in lines:
+        table.add_row(
+            escape(one["name"]), escape(one.get("description", "")),
+            escape(", ".join(one.get("functions", []))), f"{one['bytes']:,}",
+            str(one.get("runs", 0)), one["sha256"][:12],
+        )  # fmt: skip
+    return table
+
+
+def audit(report: dict[str, Any]) -> Table | str:
+    """Return the audit trail as a table."""
+    lines = report.get("audit", [])
+    if not lines:
+        return "Nothing has happened yet."
+    table = Table("at", "what", "whom", "detail")
+    for one in lines:
+        table.add_row(*map(escape, (one["at"], one["what"], one["subject"], one.get("detail", ""))))
+    return table
+
+
+def ledger(report: dict[str, Any]) -> list[Table]:
+    """Return balances and entries as tables."""
+    balances = Table("node", "credits", "reputation", "right/wrong")
+    for one in report.get("balances", []):
+        balances.add_row(
+            escape(one["node"]), f"{one['credits']:,}", f"{one['reputation']:.2f}",
+            f"{one['right']}/{one.get('wrong', 0)}",
+        )  # fmt: skip
+    entries = Table("entry", "at", "what", "node", "credits", "task", "receipt")
+    for one in report.get("entries", []):
+        entries.add_row(
+            str(one["number"]), one["at"], one["what"], escape(one["node"]),
+            f"{one['credits']:+,}", one["task"], one.get("receipt", ""),
+        )  # fmt: skip
+    return [balances, entries]
+
+
+def facts(report: dict[str, Any]) -> Table:
+    """Return names and values, one below the other."""
+    table = Table(show_header=False, box=None)
+    for name, value in report.items():
+        if name == "attempts":
+            for one in value:
+                said = f"{one['node']}, {one['role']}: {one['state']} {one.get('status', '')}"
+                table.add_row("[dim]attempt[/]", escape(said))
+        else:
+            table.add_row(f"[dim]{name}[/]", escape(str(value)))
+    return table
+
+
+def sparks(values: list[float]) -> str:
+    """Return VALUES of 0..1 as a row of bars."""
+    bars = "▁▂▃▄▅▆▇█"
+    return "".join(bars[min(int(max(value, 0) * len(bars)), len(bars) - 1)] for value in values)
+
+
+def _state(state: str) -> str:
+    colours = {"online": "green", "offline": "yellow", "banned": "red"}
+    colour = colours.get(state)
+    return f"[{colour}]{state}[/]" if colour else state
+
+
+def _power(one: dict[str, Any]) -> str:
+    if one.get("watts") is None:
+        return ""
+    return f"{'~' if one.get('power') == 'estimated' else ''}{one['watts']:.0f} W"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
