@@ -15,7 +15,7 @@ from arsenale_mesh import changes, handshake, identity, welcoming
 from arsenale_mesh.changes import Newcomer
 from arsenale_mesh.handshake import Words
 from arsenale_mesh.identity import Identity
-from arsenale_mesh.links import Link, Message
+from arsenale_mesh.links import Link, MemoryLink, Message
 from arsenale_mesh.node.joining import RefusedError, address, connect, join
 from arsenale_mesh.welcoming import Arrival, welcome
 
@@ -120,13 +120,8 @@ async def test_a_gateway_that_cannot_sign_is_no_gateway() -> None:
 async def test_a_join_that_was_heard_is_of_no_use_to_who_says_it_again() -> None:
     key, ours = identity.make(), identity.make()
     async with pair() as (node, gateway):
-        heard, send = list[Message](), node.send
-
-        async def overheard(message: Message) -> None:
-            heard.append(message)
-            await send(message)
-
-        tapped = _Tapped(node, overheard)
+        tapped = _Tapped(node.way, node.outward, node.inward)
+        heard = tapped.heard = list[Message]()
         found, _ = await arrive(node, gateway, key, lambda: join(tapped, ours, ABOUT))
         assert isinstance(found, Arrival)
         async with pair() as (thief, again):
@@ -142,12 +137,14 @@ async def test_a_join_that_was_heard_is_of_no_use_to_who_says_it_again() -> None
             assert answer.kind == "refused"
 
 
-class _Tapped:
+class _Tapped(MemoryLink):
     """A link on which somebody hears what is sent."""
 
-    def __init__(self, link: Link, send: Callable[[Message], Awaitable[None]]) -> None:
-        self.way, self.send = link.way, send
-        self.receive, self.aclose = link.receive, link.aclose
+    heard: list[Message]
+
+    async def send(self, message: Message) -> None:
+        self.heard.append(message)
+        await super().send(message)
 
 
 async def test_a_node_speaks_with_nobody_but_the_gateway_that_it_was_told_of() -> None:
@@ -183,7 +180,7 @@ async def test_who_passes_a_challenge_on_gets_a_signature_of_no_use() -> None:
             await link.send(Message(kind="challenge", body=body))
             await real.send(await link.receive())
             outcome.append(await real.receive())
-            await link.aclose()
+            await link.send(outcome[0])
 
         async def asks() -> Any:
             async with listening_tls(mallory, relay) as place:

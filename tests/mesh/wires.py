@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import ByteStream, Listener
 from anyio.streams.tls import TLSListener
 
+from arsenale_core.tasks import background
 from arsenale_mesh import certificates, identity
 from arsenale_mesh.identity import Identity
 from arsenale_mesh.links import Link, MemoryLink, StreamLink, Way, memory_links
@@ -54,10 +55,9 @@ async def _serving(listener: Listener[Any], way: Way, serve: Serve) -> AsyncGene
         finally:
             await link.aclose()
 
-    async with listener, anyio.create_task_group() as tasks:
+    async with listener, background() as tasks:
         tasks.start_soon(listener.serve, handle)
         yield
-        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
