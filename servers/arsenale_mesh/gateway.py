@@ -184,7 +184,7 @@ class Gateway:
         while before := self.sessions.get(node.id):  # the same key: the older one is a ghost
             await self._gone(before)
             await before.link.aclose()
-            await self._commit.do(partial(rows.set_node_state, id=node.id, state="online"))
+            await self._commit.do(partial(_note_back, node=node.id))
         session = Session(
             node=node, link=link, heard_us=self._clock.ticks_us(),
             engine_fits=node.engine == self._engine, said=measured(arrival.measured),
@@ -398,6 +398,11 @@ async def _send(session: Session, message: Message) -> None:
 
 def _read(results: Sequence[Result]) -> list[settling.Read]:
     return [settling.read(one) for one in results]
+
+
+def _note_back(c: Change, *, node: int) -> None:
+    if rows.node(c.db, node).state in ("offline", "left"):
+        rows.set_node_state(c, node, "online")
 
 
 def _note_gone(c: Change, *, node: int, state: str) -> None:

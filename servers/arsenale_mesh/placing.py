@@ -255,7 +255,7 @@ async def _give(session: Session, given: Sequence[Assignment]) -> None:
 
 def _tried(db: Connection, task: Task) -> frozenset[int]:
     """Return the nodes that may not have TASK, since they had it."""
-    if task.state == "queued" and not task.failures:
+    if task.started_us is None:
         return frozenset()
     return frozenset(a.node_id for a in rows.attempts(db, task.id) if not _may_again(a))
 
