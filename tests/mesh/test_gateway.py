@@ -438,7 +438,6 @@ async def test_the_best_node_changes_when_one_becomes_slow(mesh: Hive) -> None:
         digest = sha256(probe.blobs[0]).hexdigest() if probe.blobs else ""
         said = {"nonce": probe.body["nonce"], "sha": digest}
         await link.send(Message(kind="echo", body=said))
-        await says_it_lives(link)
 
     async def says_it_lives(link: Link) -> None:
         await link.send(Message(kind="beat", body={"holds": []}))
@@ -451,10 +450,12 @@ async def test_the_best_node_changes_when_one_becomes_slow(mesh: Hive) -> None:
     async with mesh.by_hand(identity.make()) as one:
         await answer(one, 0.0)
         await answer(one, 0.0)
+        await says_it_lives(one)
         [first] = mesh.gateway.sessions
         async with mesh.by_hand(identity.make()) as two:
             await answer(two, 0.0)
             await answer(two, 0.3)
+            await says_it_lives(two)
             [second] = mesh.gateway.sessions.keys() - {first}
             assert best() == first, "its line is wider"
             for _ in range(11):
@@ -464,6 +465,8 @@ async def test_the_best_node_changes_when_one_becomes_slow(mesh: Hive) -> None:
             mesh.clock.passes(6)  # a minute since they were probed
             await answer(one, 5.0)
             await answer(two, 0.0)
+            await says_it_lives(one)
+            await says_it_lives(two)
             assert best() == second, "the other answers"
             task = await mesh.task()
             await heard(two, "work")
