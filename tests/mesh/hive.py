@@ -230,9 +230,14 @@ async def nothing(tasks: Sequence[Task]) -> None:
 
 @asynccontextmanager
 async def hive(
-    store: MeshStore, pool: Pool, *, house: Identity | None = None, key: Identity | None = None
+    store: MeshStore,
+    pool: Pool,
+    *,
+    house: Identity | None = None,
+    key: Identity | None = None,
+    begin: anyio.Event | None = None,
 ) -> AsyncGenerator[Hive]:
-    """Give a gateway on STORE, which runs."""
+    """Give a gateway on STORE, which runs; from BEGIN on, where that is given."""
     committer, clock, own = Telling(store), Skewed(), house or identity.make()
     gateway = Gateway(
         store, committer, key or identity.make(), own.did, HEARTBEAT_S,
@@ -241,13 +246,19 @@ async def hive(
     async with background() as outer:
         outer.start_soon(committer.run)
         async with background() as tasks:
-            tasks.start_soon(gateway.run)
+            tasks.start_soon(_run_from, gateway, begin)
             made = Hive(store, committer, gateway, own, clock, pool, tasks)
             try:
                 yield made
             finally:
                 for line in made.lines:
                     await line.cut(for_good=True)
+
+
+async def _run_from(gateway: Gateway, begin: anyio.Event | None) -> None:
+    if begin is not None:
+        await begin.wait()
+    await gateway.run()
 
 
 async def drained(link: Link) -> None:

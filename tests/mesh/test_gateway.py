@@ -268,6 +268,30 @@ async def test_a_gateway_that_begins_again_waits_for_who_had_something_and_not_f
         assert [one.state for one in after.attempts(task)] == ["lost", "right"]
 
 
+async def test_who_comes_before_it_is_known_who_had_what_keeps_what_it_has(
+    store: MeshStore, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "SWEEP_S", 0.02)
+    house, begin = identity.make(), anyio.Event()
+    async with hive(store, pool, house=house) as before, before.by_hand(house) as link:
+        task = await before.task()
+        [given] = (await heard(link, "work")).body["tasks"]
+    async with hive(store, pool, house=house, begin=begin) as after, background() as tasks:
+
+        async def come_back() -> None:
+            async with after.by_hand(house, holds=[given["lease"]]) as link:
+                await drained(link)
+
+        tasks.start_soon(come_back)
+        with anyio.move_on_after(0.1):
+            await after.until(lambda: after.gateway.sessions)
+        begin.set()
+        await after.until(lambda: after.gateway.is_busy)
+        after.clock.passes(BEYOND_GRACE_S)
+        await after.committer.do(lambda c: None)
+        assert after.attempts(task)[0].state == "leased"
+
+
 # Nodes that misbehave.
 
 
@@ -463,8 +487,8 @@ async def test_the_best_node_changes_when_one_becomes_slow(mesh: Hive) -> None:
                 await says_it_lives(one)
                 await says_it_lives(two)
             mesh.clock.passes(6)  # a minute since they were probed
-            await answer(one, 5.0)
             await answer(two, 0.0)
+            await answer(one, 5.0)
             await says_it_lives(one)
             await says_it_lives(two)
             assert best() == second, "the other answers"
