@@ -324,7 +324,8 @@ async def test_who_never_reads_holds_up_nobody(
             await mesh.until(lambda: all(mesh.attempts(task) for task in stuck))
             mesh.node(house=True)
             others = [await mesh.task(b"%d" % number, house_only=True) for number in range(5)]
-            await mesh.over(*others)
+            with anyio.fail_after(5):
+                await mesh.over(*others)
             quiet = identity.make()
             async with mesh.by_hand(quiet) as other:
                 mesh.clock.passes(SILENT_S)
