@@ -15,7 +15,8 @@ from arsenale_mesh.record import Assurance, Carbon, Module
 from arsenale_mesh.sandbox.abi import START, check
 from arsenale_mesh.sandbox.binary import RefusedError
 from arsenale_mesh.sandbox.imports import IMPORTS
-from arsenale_mesh.sandbox.pool import INPUT_BYTES
+from arsenale_mesh.sandbox.jobs import SLICE_FUEL
+from arsenale_mesh.sandbox.pool import INPUT_BYTES, MAX_SLICES
 from arsenale_mesh.sandbox.scan import Bounds, Shape, scan
 
 RUN = "run"
@@ -136,6 +137,11 @@ def limits_of(order: Order, settings: Settings) -> Limits:
         memory_bytes=memory_mb << 20, fuel=fuel, wall_ms=max(round(wall_s * 1000), 1),
         output_bytes=1 << 20,
     )  # fmt: skip
+
+
+def slice_fuel_of(fuel: int) -> int:
+    """Return after how much fuel the state is committed to, for a task that may burn FUEL."""
+    return max(SLICE_FUEL, -(-fuel // MAX_SLICES))
 
 
 def known_module(db: Connection, name: str) -> Module:

@@ -18,8 +18,8 @@ from arsenale_core.errors import ArsenaleError
 from arsenale_core.peers import As, Peers, RefusedError
 from arsenale_core.tasks import background
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

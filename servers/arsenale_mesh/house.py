@@ -41,8 +41,8 @@ class House:
         self._idle_us = idle_s * 1e6
         self._ticks_us = ticks_us
         self._nudged = anyio.Event()
+        self._asked_us = self._next_us = 0
         self._busy_us = ticks_us()
-        self._next_us = 0
         self._starts = 0
         self._log = logs.get("arsenale.mesh.house")
 
@@ -55,8 +55,14 @@ class House:
 
     def nudge(self) -> None:
         """Say that there is something to run."""
-        self._busy_us = self._ticks_us()
+        self._asked_us = self._ticks_us()
         self._nudged.set()
+
+    async def rest(self) -> None:
+        """Send the node to rest: who dispatches ends, and what it has is given out again."""
+        if (session := self._gateway.house_session) is not None:
+            with suppress(ArsenaleError):
+                await session.link.send(Message(kind="rest"))
 
     async def run(self) -> None:
         """Look after the node, for ever."""
@@ -69,7 +75,7 @@ class House:
 
     async def _look(self) -> None:
         now, session = self._ticks_us(), self._gateway.house_session
-        is_wanted = self._gateway.has_waiting or now - self._busy_us < LOOK_S * 1e6
+        is_wanted = self._gateway.has_waiting or now - self._asked_us < LOOK_S * 1e6
         if session is not None:
             self._starts = 0
             if session.leases or is_wanted:

@@ -3,6 +3,8 @@
 import platform
 import re
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress
 
-from arsenale_core import locks, logs
+from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_mesh import books, changes, identity, listening, rows, running, snapshots
@@ -123,12 +125,7 @@ def snapshot(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write the whole mesh, as it is at this moment, into a file."""
-    with told(), _store(Settings.read()) as store, Progress(console=err, transient=True) as bar:
-        job = bar.add_task("rows", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(job, completed=done, total=total)
-
+    with told(), _store(Settings.read()) as store, _bar() as progress:
         snapshots.snapshot(store, file, overwrite=force, progress=progress)
     out.print(f"{escape(str(file))}, {file.stat().st_size:,} bytes", soft_wrap=True)
 
@@ -140,13 +137,23 @@ def restore(
     """Put a snapshot in the place of the mesh as it is now."""
     settings = Settings.read()
     with told():
-        if locks.is_held(lock_file(settings.home)):
-            raise ConflictError("the mesh is running", hint="`arsenale down`, then again")
         if not yes:
             typer.confirm("Everything in the mesh now is replaced. Go on?", abort=True)
-        with _store(settings) as store:
-            snapshots.restore(store, file)
-    out.print(f"The mesh is as {escape(str(file))} has it.", soft_wrap=True)
+        with _store(settings) as store, _bar() as progress:
+            made = snapshots.restore(store, file, lock_file(settings.home), progress=progress)
+    out.print(f"The mesh is as {escape(str(file))} has it: {made.total:,} rows.", soft_wrap=True)
+
+
+@contextmanager
+def _bar() -> Generator[Callable[[int, int], None]]:
+    """Show how many rows are done, where there is a terminal."""
+    with Progress(console=err, transient=True) as bar:
+        job = bar.add_task("rows", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(job, completed=done, total=total)
+
+        yield progress
 
 
 def _store(settings: Settings) -> MeshStore:

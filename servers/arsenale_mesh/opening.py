@@ -17,7 +17,7 @@ from arsenale_core.errors import ArsenaleError
 from arsenale_core.store import Sql
 from arsenale_core.surface import News
 from arsenale_core.tasks import background
-from arsenale_mesh import identity, listening, running, snapshots
+from arsenale_mesh import identity, listening, pruning, running
 from arsenale_mesh.committing import Committer
 from arsenale_mesh.gateway import Clock, Gateway
 from arsenale_mesh.house import House
@@ -79,7 +79,12 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
             if first:
                 await _dispatch(settings, gateway, keeper, clock, tasks)
             tasks.start_soon(_prune, store, settings.mesh_retention_days, clock)
-            yield Services(mesh=mesh, news=news, dispatches=first)
+            try:
+                yield Services(mesh=mesh, news=news, dispatches=first)
+            finally:
+                if keeper is not None:
+                    with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                        await keeper.rest()
 
 
 async def _dispatch(
@@ -101,7 +106,7 @@ async def _prune(store: MeshStore, days: int, clock: Clock) -> None:
     while True:
         before = clock.now_us() - days * 86_400_000_000
         try:
-            await to_thread.run_sync(snapshots.prune, store, before)
+            await to_thread.run_sync(pruning.prune, store, before)
         except ArsenaleError as exc:
             logs.get("arsenale.mesh").warning("nothing is pruned", reason=str(exc))
         await anyio.sleep(PRUNE_S)

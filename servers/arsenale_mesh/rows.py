@@ -1,7 +1,7 @@
 """Statements on nodes, modules, tasks and attempts, and what rows mean; none decides anything."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -220,18 +220,7 @@ def set_standing(c: Change, id: int, standing: Standing) -> None:
 
 def set_standings(c: Change, nodes: Iterable[Node]) -> None:
     """Write the reputation and the credits of nodes."""
-    _STANDING.many(
-        c.db,
-        [
-            {
-                "id": one.id, "score": one.standing.score, "streak": one.standing.streak,
-                "right": one.standing.right, "wrong": one.standing.wrong,
-                "unchecked": one.standing.unchecked, "nothing": one.standing.nothing,
-                "credits": one.credits,
-            }
-            for one in nodes
-        ],
-    )  # fmt: skip
+    _STANDING.many(c.db, [{**asdict(n.standing), "id": n.id, "credits": n.credits} for n in nodes])
 
 
 def all_offline(c: Change) -> None:
@@ -289,10 +278,6 @@ _ON_TRUST = Sql(
 )
 _TASK_COUNTS = Sql("SELECT state, count(*) FROM task GROUP BY state")
 _OLDEST = Sql("SELECT min(created_us) FROM task WHERE wants > 0")
-_UNFINISHED = Sql(
-    f"SELECT {TASK_COLUMNS} FROM task WHERE state IN ('queued', 'running', 'checking') ORDER BY id"
-    " LIMIT :limit"
-)
 
 
 def as_task(row: tuple[Any, ...]) -> Task:
@@ -343,11 +328,6 @@ def waiting_for(db: Connection, most: int, has_house: bool, limit: int, offset: 
     """Return those of them that ask for MOST bytes of memory at most, and for a house there is."""
     found = _WAITING_FOR.all(db, most=most, house=int(has_house), limit=limit, offset=offset)
     return [as_task(row) for row in found]
-
-
-def unfinished(db: Connection, limit: int) -> list[Task]:
-    """Return tasks that are not over, oldest first."""
-    return [as_task(row) for row in _UNFINISHED.all(db, limit=limit)]
 
 
 def lease_task(c: Change, id: int) -> Role | None:

@@ -111,11 +111,12 @@ async def serve(options: Options, home: Path) -> None:
                 options.identity, profile, pool, lambda speed=None: _measured(sampler, speed),
                 lambda: int(time.time() * 1e6),
             )  # fmt: skip
-            tasks.start_soon(_leave_at_signal, agent, tasks)
-            try:
-                await agent.serve(_patient(options))
-            except ArsenaleError as exc:  # here: outside of the pool it is one of a group
-                failure = exc
+            with anyio.CancelScope() as scope:
+                tasks.start_soon(_leave_at_signal, agent, scope)
+                try:
+                    await agent.serve(_patient(options))
+                except ArsenaleError as exc:  # here: outside of the pool it is one of a group
+                    failure = exc
     if failure is not None:
         raise failure
 
@@ -178,12 +179,12 @@ def _local_carbon(said: str) -> CarbonSource:
     return carbon.Setting(grams)
 
 
-async def _leave_at_signal(agent: Agent, tasks: TaskGroup) -> None:
+async def _leave_at_signal(agent: Agent, scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             with anyio.move_on_after(2):
                 await agent.leave()
-            tasks.cancel_scope.cancel()
+            scope.cancel()
 
 
 def main() -> int:

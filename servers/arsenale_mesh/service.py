@@ -95,6 +95,7 @@ class Mesh:
         new = NewTask(
             module=module.sha, function=function,
             input=order.input_sha256 or sha256(input).hexdigest(), limits=limits, seed=order.seed,
+            slice_fuel=asking.slice_fuel_of(limits.fuel),
             assurance=order.assurance, carbon=order.carbon, house_only=order.here,
             label=order.label, project=order.project, key=order.key,
         )  # fmt: skip

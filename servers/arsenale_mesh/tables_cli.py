@@ -14,18 +14,13 @@ def nodes(report: dict[str, Any]) -> Table | str:
     lines = report.get("nodes", [])
     if not lines:
         return NO_NODES
-    table = Table("node", "state", "health", "reputation", "right/wrong", "tasks", "latency",
-                  "bandwidth", "cpu", "power", "heat", "CO2", "credits")  # fmt: skip
+    table = Table("node", "state", "health", "believed", "tasks", "way", "machine", "credits")
     for one in lines:
         name = one["name"] + (" (ours)" if one.get("ours") else "")
+        believed = f"{one['reputation']:.2f} {one['right']}/{one.get('wrong', 0)}"
         table.add_row(
-            escape(name), _state(one["state"]), _number(one.get("health"), "{:.2f}"),
-            f"{one['reputation']:.2f}{' trusted' if one.get('trusted') else ''}",
-            f"{one['right']}/{one.get('wrong', 0)}", str(one.get("tasks", 0)),
-            _number(one.get("latency_ms"), "{:.1f} ms"),
-            _number(one.get("mbit_per_s"), "{:.0f} Mbit/s"), _number(one.get("cpu"), "{:.0%}"),
-            _power(one), _number(one.get("celsius"), "{:.0f} °C"),
-            _number(one.get("carbon_g_per_kwh"), "{:.0f} g/kWh"), f"{one['credits']:,}",
+            escape(name), _state(one["state"]), _number(one.get("health"), "{:.2f}"), believed,
+            str(one.get("tasks", 0)), _way(one), _machine(one), f"{one['credits']:,}",
         )  # fmt: skip
     return table
 
@@ -124,10 +119,27 @@ def _state(state: str) -> str:
     return f"[{colour}]{state}[/]" if colour else state
 
 
-def _power(one: dict[str, Any]) -> str:
-    if one.get("watts") is None:
+def _way(one: dict[str, Any]) -> str:
+    """Return round trip and bandwidth."""
+    parts = [_number(one.get("latency_ms"), "{:.1f} ms"), _rate(one.get("mbit_per_s"))]
+    return " ".join(filter(None, parts))
+
+
+def _machine(one: dict[str, Any]) -> str:
+    """Return load, power (~ where it is estimated), heat and carbon."""
+    watts = "~{:.0f} W" if one.get("power") == "estimated" else "{:.0f} W"
+    parts = [
+        _number(one.get("cpu"), "{:.0%}"), _number(one.get("watts"), watts),
+        _number(one.get("celsius"), "{:.0f} °C"),
+        _number(one.get("carbon_g_per_kwh"), "{:.0f} g/kWh"),
+    ]  # fmt: skip
+    return " ".join(filter(None, parts))
+
+
+def _rate(mbit: float | None) -> str:
+    if mbit is None:
         return ""
-    return f"{'~' if one.get('power') == 'estimated' else ''}{one['watts']:.0f} W"
+    return f"{mbit / 1000:.0f} Gbit/s" if mbit >= 10_000 else f"{mbit:.0f} Mbit/s"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -115,7 +115,10 @@ def test_a_setting_that_does_not_parse_is_one_line(arsenale: Run) -> None:
 
 def test_an_unknown_server_names_those_there_are(arsenale: Run) -> None:
     done = arsenale("serve", "nope")
-    assert (done.returncode, "there are coordinator, genome, memory, mesh, telemetry" in done.stderr) == (
+    assert (
+        done.returncode,
+        "there are coordinator, genome, memory, mesh, telemetry" in done.stderr,
+    ) == (
         1,
         True,
     )

@@ -54,6 +54,10 @@ async def test_an_example_runs(
         assert "tiny: I do not know." in said
         assert "operator: 7421." in said
         assert "pirate: 7421. Arr!" in said
+    if path.stem == "a_sandboxed_task":
+        assert "script: 2187" in said and "own code: 7 bytes" in said
+        assert "endless loop: out_of_fuel" in said
+        assert "receipt: True" in said and "changed receipt: False ['signature']" in said
     if path.stem == "three_agents":
         assert "Review both: nobody yet (it waits for its dependencies" in said
         assert "pia waits for wim" in said or "wim waits for pia" in said

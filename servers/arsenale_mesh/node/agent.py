@@ -119,6 +119,7 @@ class Agent:
         self._modules: OrderedDict[str, bytes] = OrderedDict()
         self._fetching: dict[str, anyio.Event] = {}
         self._more = anyio.Event()
+        self._begun = anyio.Event()
         self._speed = Speed()
         self._link: Link | None = None
         self._resting = False
@@ -213,13 +214,18 @@ class Agent:
             if one.lease not in self._running and one.lease not in self._results:
                 self._running[one.lease] = _Running(one, anyio.CancelScope())
                 works.start_soon(self._work, one)
+                self._begun.set()
 
     async def _beat(self, link: Link, joined: Joined) -> None:
         """Say regularly that the node lives, and how far it is."""
         with suppress(UnavailableError):
             while True:
-                busy = bool(self._running)
-                await anyio.sleep(BUSY_BEAT_S if busy else joined.heartbeat_s)
+                if not self._running:
+                    self._begun = anyio.Event()
+                    with anyio.move_on_after(joined.heartbeat_s):
+                        await self._begun.wait()
+                if self._running:
+                    await anyio.sleep(min(BUSY_BEAT_S, joined.heartbeat_s))
                 fuel = {str(lease): one.burnt() for lease, one in self._running.items()}
                 holds = [*self._running, *self._results]
                 said = {

@@ -89,7 +89,7 @@ async def connect(gateway: Gateway) -> Link:
     certificate: bytes = stream.extra(TLSAttribute.peer_certificate_binary) or b""
     found = did_in(certificate)
     if found != gateway.did:
-        await stream.aclose()
+        await anyio.aclose_forcefully(stream)
         raise RefusedError(
             f"{gateway.host}:{gateway.port} is {found or 'nobody known'}",
             hint=f"expected was {gateway.did}: ask for a new invitation",
