@@ -442,7 +442,6 @@ async def test_what_a_node_says_of_itself_never_lifts_its_score(mesh: Hive) -> N
             assert 0 <= session.health.score <= neutral, claim
             [choice] = mesh.gateway.ranked(ANY)
             assert 0 <= choice.score <= 1
-        assert mesh.online(session.node.did)
 
 
 async def test_an_echo_that_was_guessed_measures_nothing(mesh: Hive) -> None:
