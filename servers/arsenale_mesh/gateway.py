@@ -91,6 +91,8 @@ class Gateway:
         self._placer = Placer(store, committer, self.roster, self.counts)
         self._prober = Prober(self.roster)
         self._rates = NodeRates(MESSAGES, BYTES)
+        self._ready = anyio.Event()
+        self._tasks: TaskGroup | None = None
         self._engine = engine_id("cranelift")
         self._log = logs.get("arsenale.mesh.gateway")
 
@@ -101,6 +103,8 @@ class Gateway:
         for one in await to_thread.run_sync(self._leases):
             self.roster.orphan(one.node_id, [one.id], grace)
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            self._ready.set()
             tasks.start_soon(self._placer.run)
             tasks.start_soon(self._sweep)
 
@@ -147,16 +151,21 @@ class Gateway:
             session = self.sessions.get(attempt.node_id)
             if session is not None and attempt.id in session.leases:
                 self.roster.forget(session, attempt.id)
-                with suppress(UnavailableError):
-                    await session.link.send(Message(kind="drop", body={"leases": [attempt.id]}))
+                self._tell(session, Message(kind="drop", body={"leases": [attempt.id]}))
         self.nudge()
+
+    def _tell(self, session: Session, message: Message) -> None:
+        """Send MESSAGE when the node reads; nobody waits for one that does not."""
+        if self._tasks is not None:
+            self._tasks.start_soon(_send, session, message)
 
     # A node's connection.
 
     async def serve(self, link: Link) -> None:
-        """Serve a node until it goes."""
+        """Serve a node until it goes; `run` has to run."""
         try:
             try:
+                await self._ready.wait()  # until it is known which leases nodes may still have
                 arrival = await welcoming.welcome(link, self.identity, self._house)
                 node = await self._commit.do(lambda c: changes.admit(c, arrival.newcomer))
             except TimeoutError:
@@ -175,10 +184,10 @@ class Gateway:
             await link.aclose()
 
     async def _serve(self, link: Link, node: Node, arrival: welcoming.Arrival) -> None:
-        before = self.sessions.get(node.id)
-        if before is not None:  # the same key, again: the older connection is a ghost
+        while before := self.sessions.get(node.id):  # the same key: the older one is a ghost
             await self._gone(before)
             await before.link.aclose()
+            await self._commit.do(partial(_note_back, node=node.id))
         session = Session(
             node=node, link=link, heard_us=self._clock.ticks_us(),
             engine_fits=node.engine == self._engine, said=measured(arrival.measured),
@@ -356,10 +365,10 @@ class Gateway:
                 continue
             late = [one.id for one in session.leases.values() if one.until_us < now]
             if late:
-                with suppress(UnavailableError):
-                    await session.link.send(Message(kind="drop", body={"leases": late}))
+                self._tell(session, Message(kind="drop", body={"leases": late}))
                 await self._let_go(session, late, "late", is_failure=True)
-            await self._prober.look_after(session)
+            if self._tasks is not None:
+                self._tasks.start_soon(self._prober.look_after, session)
 
     # In a worker thread.
 
@@ -386,8 +395,18 @@ class Gateway:
             return rows.blob(db, sha)
 
 
+async def _send(session: Session, message: Message) -> None:
+    with suppress(UnavailableError):
+        await session.link.send(message)
+
+
 def _read(results: Sequence[Result]) -> list[settling.Read]:
     return [settling.read(one) for one in results]
+
+
+def _note_back(c: Change, *, node: int) -> None:
+    if rows.node(c.db, node).state in ("offline", "left"):
+        rows.set_node_state(c, node, "online")
 
 
 def _note_gone(c: Change, *, node: int, state: str) -> None:

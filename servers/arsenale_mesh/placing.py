@@ -1,13 +1,14 @@
 """Tasks that wait are given to nodes, the most urgent first; what waits in vain stops no other."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError, UnavailableError
@@ -87,10 +88,14 @@ class Placer:
 
     async def run(self) -> None:
         """Place for ever."""
+        async with anyio.create_task_group() as tasks:
+            await self._run(tasks)
+
+    async def _run(self, tasks: TaskGroup) -> None:
         while True:
             self._nudged = anyio.Event()
             try:
-                placed = await self._place()
+                placed = await self._place(tasks)
             except ArsenaleError as exc:
                 self._log.error("tasks are not placed", reason=str(exc))
                 placed = 0
@@ -100,7 +105,7 @@ class Placer:
             if self._roster.leased:
                 await anyio.sleep(GATHER_S)
 
-    async def _place(self) -> int:
+    async def _place(self, tasks: TaskGroup) -> int:
         """Give waiting tasks to nodes; return how many."""
         room = min(self._roster.room, MOST_PLACED)
         if room < 1 and self.has_waiting and self._roster.leased:
@@ -117,7 +122,7 @@ class Placer:
                 self._roster.orphan(one.node_id, [one.id], 0)
             else:
                 self._roster.lease(session, one.id, known[one.task_id])
-        await self._send(attempts, known)
+        await self._send(attempts, known, tasks)
         self._counts.placed += len(attempts)
         return len(attempts)
 
@@ -171,18 +176,18 @@ class Placer:
             where="ours" if task.asks == "house" else "any", prefers_green=task.carbon == "prefer",
         )  # fmt: skip
 
-    async def _send(self, attempts: Sequence[Attempt], tasks: dict[int, Task]) -> None:
-        inputs = await to_thread.run_sync(self._inputs, {t.input for t in tasks.values()})
+    async def _send(
+        self, attempts: Sequence[Attempt], known: dict[int, Task], tasks: TaskGroup
+    ) -> None:
+        """Send nodes what they have; nobody waits for one that does not read."""
+        inputs = await to_thread.run_sync(self._inputs, {t.input for t in known.values()})
         by_node: dict[int, list[Assignment]] = {}
         for one in attempts:
-            made = assignment(one.id, tasks[one.task_id], inputs)
+            made = assignment(one.id, known[one.task_id], inputs)
             by_node.setdefault(one.node_id, []).append(made)
-        sends = [
-            partial(_give, session, given)
-            for node, given in by_node.items()
-            if (session := self._roster.sessions.get(node))
-        ]
-        await _all(sends)
+        for node, given in by_node.items():
+            if session := self._roster.sessions.get(node):
+                tasks.start_soon(_give, session, given)
 
     # In a worker thread.
 
@@ -234,16 +239,6 @@ def assignment(lease: int, task: Task, inputs: dict[str, bytes]) -> Assignment:
     )  # fmt: skip
 
 
-async def _all(sends: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-    """Do all of SENDS, at once where there are several: one that is slow stops no other."""
-    if len(sends) == 1:
-        await sends[0]()
-        return
-    async with anyio.create_task_group() as sending:
-        for send in sends:
-            sending.start_soon(send)
-
-
 async def _give(session: Session, given: Sequence[Assignment]) -> None:
     batch: list[Assignment] = []
     size = 0
@@ -260,7 +255,7 @@ async def _give(session: Session, given: Sequence[Assignment]) -> None:
 
 def _tried(db: Connection, task: Task) -> frozenset[int]:
     """Return the nodes that may not have TASK, since they had it."""
-    if task.state == "queued" and not task.failures:
+    if task.started_us is None:
         return frozenset()
     return frozenset(a.node_id for a in rows.attempts(db, task.id) if not _may_again(a))
 

@@ -80,8 +80,9 @@ async def connect(gateway: Gateway) -> Link:
             if gateway.path is not None:
                 return StreamLink(await anyio.connect_unix(gateway.path), Way(local=True))
             stream: ByteStream = await anyio.connect_tcp(
-                gateway.host, gateway.port, ssl_context=_context(), tls=True
-            )
+                gateway.host, gateway.port, ssl_context=_context(), tls=True,
+                tls_standard_compatible=False,  # messages say how long they are: no end is awaited
+            )  # fmt: skip
     except (OSError, TimeoutError, anyio.BrokenResourceError) as exc:
         where = str(gateway.path or f"{gateway.host}:{gateway.port}")
         raise UnavailableError(f"no gateway answers at {where}", hint="is its daemon up?") from exc
