@@ -34,11 +34,7 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-<<<<<<< HEAD
-        self.kept, settling.RANDOM = settling.RANDOM, Draw()  # type: ignore[assignment]
-=======
         self.patch = pytest.MonkeyPatch()
->>>>>>> 12817161db7c5a26691986b7a83e4474cb0f2545
         self.folder = tempfile.TemporaryDirectory()
         place = Path(self.folder.name) if isinstance(self.where, Path) else emptied(self.where)
         self.store = MeshStore(place, Hand())
@@ -50,11 +46,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.store.close()
         self.folder.cleanup()
-<<<<<<< HEAD
-        settling.RANDOM = self.kept
-=======
         self.patch.undo()
->>>>>>> 12817161db7c5a26691986b7a83e4474cb0f2545
 
     @initialize(
         strangers=st.integers(1, 7), house=st.booleans(), known=st.booleans(), lie=st.booleans()
@@ -62,11 +54,7 @@ class Histories(RuleBasedStateMachine):
     def begin(self, strangers: int, house: bool, known: bool, lie: bool) -> None:
         names = [f"n{number}" for number in range(strangers)]
         self.village.settle_in(*names, house="home" if house else "")
-<<<<<<< HEAD
-        self.liars = set(names[: strangers // 3]) if lie else set[str]()
-=======
         self.liars = set(names[: strangers // 3 * lie])
->>>>>>> 12817161db7c5a26691986b7a83e4474cb0f2545
         if known:
             for name in names:
                 number = self.village.numbers[name]
@@ -94,11 +82,7 @@ class Histories(RuleBasedStateMachine):
         if not found:
             return
         task, attempt, name = data.draw(st.sampled_from(found))
-<<<<<<< HEAD
-        settling.RANDOM = Draw(draw)  # type: ignore[assignment]
-=======
-        self.patch.setattr(settling, "_random", Draw(draw))
->>>>>>> 12817161db7c5a26691986b7a83e4474cb0f2545
+        self.patch.setattr(settling, "RANDOM", Draw(draw))
         honest = name not in self.liars
         result = self.result(task, name, attempt, way if not honest else _honest(way))
         self.village.settle(name, result)
