@@ -1,13 +1,14 @@
 """The workforce in Prometheus's terms, counted when it is scraped."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from arsenale_coordinator import reading
 from arsenale_coordinator.states import ENDED
 from arsenale_coordinator.store import CoordinatorStore
+from arsenale_core.metrics import counters, gauge, gauges
 from arsenale_core.store import Sql
 
 _RUNS = Sql("SELECT state, count(*) FROM run GROUP BY state")
@@ -38,34 +39,18 @@ class WorkforceCollector(Collector):
             attempts = _ATTEMPTS.all(db)
         open_tasks = {state: n for state, n in tasks.items() if state not in ENDED}
         ended = {state: n for state, n in tasks.items() if state in ENDED}
-        yield _gauge("ai_agents", "Agents, by state.", agents)
-        yield _gauge("ai_tasks", "Tasks that are not over, by state.", open_tasks)
-        yield _counter("ai_tasks_ended", "Tasks that are over, by state.", "state", ended)
+        yield gauges("ai_agents", "Agents, by state.", "state", agents)
+        yield gauges("ai_tasks", "Tasks that are not over, by state.", "state", open_tasks)
+        yield counters("ai_tasks_ended", "Tasks that are over, by state.", "state", ended)
         waited_s = max(self._now_us() - oldest_us, 0) / 1e6 if tasks.get("ready") else 0.0
-        oldest = GaugeMetricFamily(
-            "ai_task_oldest_ready_seconds", "Age of the oldest task that is ready."
+        yield gauge(
+            "ai_task_oldest_ready_seconds", "Age of the oldest task that is ready.", waited_s
         )
-        oldest.add_metric([], waited_s)
-        yield oldest
         by_outcome = {outcome: int(n) for outcome, n, _ in attempts}
-        yield _counter("ai_task_attempts", "Attempts at tasks, by outcome.", "outcome", by_outcome)
+        yield counters("ai_task_attempts", "Attempts at tasks, by outcome.", "outcome", by_outcome)
         seconds = {outcome: float(total) / 1e6 for outcome, _, total in attempts}
-        yield _counter("ai_task_attempt_seconds", "Time of attempts.", "outcome", seconds)
+        yield counters("ai_task_attempt_seconds", "Time of attempts.", "outcome", seconds)
         going = {state: n for state, n in runs.items() if state not in _OVER}
-        yield _gauge("ai_recipe_runs", "Runs of recipes that are not over, by state.", going)
+        yield gauges("ai_recipe_runs", "Runs that are not over, by state.", "state", going)
         over = {state: n for state, n in runs.items() if state in _OVER}
-        yield _counter("ai_recipe_runs_ended", "Runs that are over, by state.", "state", over)
-
-
-def _gauge(name: str, said: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, said, labels=["state"])
-    for state in sorted(values):
-        family.add_metric([state], values[state])
-    return family
-
-
-def _counter(name: str, said: str, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, said, labels=[label])
-    for value in sorted(values):
-        family.add_metric([value], values[value])
-    return family
+        yield counters("ai_recipe_runs_ended", "Runs that are over, by state.", "state", over)

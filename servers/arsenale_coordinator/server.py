@@ -298,13 +298,8 @@ async def open_coordinator(runtime: Runtime) -> AsyncGenerator[Services]:
             return services.kitchen.schedules.are_active or services.keeper.is_busy
 
         collector = WorkforceCollector(services.coordinator.store, clock.now_us)
-        runtime.awake.add(is_awake)
-        runtime.registry.register(collector)
-        try:
+        with runtime.showing(collector, is_awake):
             yield services
-        finally:
-            runtime.registry.unregister(collector)
-            runtime.awake.discard(is_awake)
 
 
 def build(services: Services) -> MCPServer[Services]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from arsenale_core.metrics import counters, gauge, gauges
 from arsenale_mesh import books, reading, rows
 from arsenale_mesh.record import ENDED
 from arsenale_mesh.service import Mesh
@@ -28,17 +29,17 @@ class MeshCollector(Collector):
             waits, oldest_us = reading.waiting(db)
             events = books.note_counts(db)
             entries, credits = books.totals(db)
-        yield _gauge("mesh_nodes", "Nodes, by state.", "state", nodes)
+        yield gauges("mesh_nodes", "Nodes, by state.", "state", nodes)
         going = {state: n for state, n in tasks.items() if state not in ENDED}
         over = {state: n for state, n in tasks.items() if state in ENDED}
-        yield _gauge("mesh_tasks", "Tasks that are not over, by state.", "state", going)
-        yield _counter("mesh_tasks_ended", "Tasks that are over, by state.", "state", over)
-        yield _counter("mesh_events", "Noted in the audit trail, by kind.", "kind", events)
-        yield _one("mesh_tasks_waiting", "Tasks that wait for a node.", waits)
+        yield gauges("mesh_tasks", "Tasks that are not over, by state.", "state", going)
+        yield counters("mesh_tasks_ended", "Tasks that are over, by state.", "state", over)
+        yield counters("mesh_events", "Noted in the audit trail, by kind.", "kind", events)
+        yield gauge("mesh_tasks_waiting", "Tasks that wait for a node.", waits)
         age = 0.0 if oldest_us is None else max(self._now() - oldest_us / 1e6, 0.0)
-        yield _one("mesh_task_oldest_waiting_seconds", "Age of the oldest of them.", age)
-        yield _one("mesh_ledger_entries", "Entries of the ledger.", entries)
-        yield _one("mesh_ledger_credits", "Credits of all nodes.", credits)
+        yield gauge("mesh_task_oldest_waiting_seconds", "Age of the oldest of them.", age)
+        yield gauge("mesh_ledger_entries", "Entries of the ledger.", entries)
+        yield gauge("mesh_ledger_credits", "Credits of all nodes.", credits)
         yield from self._of_nodes()
 
     def _of_nodes(self) -> Iterable[Metric]:
@@ -46,8 +47,8 @@ class MeshCollector(Collector):
         named = {one.node.name: one for one in sessions}
         health = {name: one.health.score for name, one in named.items()}
         flight = {name: float(len(one.leases)) for name, one in named.items()}
-        yield _gauge("mesh_node_health", "Health of nodes that are here, 0..1.", "node", health)
-        yield _gauge("mesh_node_tasks", "Tasks that nodes have.", "node", flight)
+        yield gauges("mesh_node_health", "Health of nodes that are here, 0..1.", "node", health)
+        yield gauges("mesh_node_tasks", "Tasks that nodes have.", "node", flight)
         for name, unit, what in (
             ("mesh_node_latency_seconds", "latency_s", "Round trip to nodes, measured here."),
             ("mesh_node_watts", "watts", "Power of nodes, by their word."),
@@ -59,7 +60,7 @@ class MeshCollector(Collector):
                 for node, one in named.items()
                 if (value := getattr(one.telemetry, unit)) is not None
             }
-            yield _gauge(name, what, "node", values)
+            yield gauges(name, what, "node", values)
         counts = self._mesh.gateway.counts
         for name, value, what in (
             ("mesh_placed", counts.placed, "Tasks given to nodes since this process began."),
@@ -70,23 +71,3 @@ class MeshCollector(Collector):
             family = CounterMetricFamily(name, what)
             family.add_metric([], value)
             yield family
-
-
-def _gauge(name: str, said: str, label: str, values: dict[str, float] | dict[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, said, labels=[label])
-    for key in sorted(values):
-        family.add_metric([key], values[key])
-    return family
-
-
-def _counter(name: str, said: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(name, said, labels=[label])
-    for key in sorted(values):
-        family.add_metric([key], values[key])
-    return family
-
-
-def _one(name: str, said: str, value: float) -> Metric:
-    family = GaugeMetricFamily(name, said)
-    family.add_metric([], value)
-    return family

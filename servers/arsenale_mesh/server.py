@@ -191,13 +191,8 @@ async def open_mesh(runtime: Runtime) -> AsyncGenerator[Services]:
         def is_awake() -> bool:
             return services.dispatches and services.mesh.gateway.is_busy
 
-        runtime.awake.add(is_awake)
-        runtime.registry.register(collector)
-        try:
+        with runtime.showing(collector, is_awake):
             yield services
-        finally:
-            runtime.registry.unregister(collector)
-            runtime.awake.discard(is_awake)
 
 
 def build(services: Services) -> MCPServer[Services]:

@@ -3,7 +3,10 @@
 A registry is a value that one process makes and passes on; nothing here is global.
 """
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Upper bounds of the latency histograms, seconds: a warm call takes about 1 ms."""
@@ -31,3 +34,26 @@ class CallMetrics:
         """Record one call. TOOL is a name the server knows, so that labels stay few."""
         self._calls.labels(server, tool, status).inc()
         self._seconds.labels(server, tool).observe(seconds)
+
+
+def gauges(name: str, said: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    """Return a gauge for each of VALUES, under LABEL."""
+    family = GaugeMetricFamily(name, said, labels=[label])
+    for key in sorted(values):
+        family.add_metric([key], values[key])
+    return family
+
+
+def counters(name: str, said: str, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
+    """Return a counter for each of VALUES, under LABEL."""
+    family = CounterMetricFamily(name, said, labels=[label])
+    for key in sorted(values):
+        family.add_metric([key], values[key])
+    return family
+
+
+def gauge(name: str, said: str, value: float) -> GaugeMetricFamily:
+    """Return a gauge without a label."""
+    family = GaugeMetricFamily(name, said)
+    family.add_metric([], value)
+    return family

@@ -3,8 +3,8 @@
 import difflib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from inspect import cleandoc
@@ -26,6 +26,7 @@ from mcp.types import (
     UnsubscribeRequestParams,
 )
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
 from arsenale_core import logs
 from arsenale_core.config import Settings
@@ -85,6 +86,17 @@ class Runtime:
     )
     now: Callable[[], float] = time.time
     awake: set[Callable[[], bool]] = field(default_factory=lambda: set[Callable[[], bool]]())
+
+    @contextmanager
+    def showing(self, collector: Collector, is_awake: Callable[[], bool]) -> Generator[None]:
+        """Let a server be scraped, and keep the process up, as long as the block lasts."""
+        self.awake.add(is_awake)
+        self.registry.register(collector)
+        try:
+            yield
+        finally:
+            self.registry.unregister(collector)
+            self.awake.discard(is_awake)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
