@@ -12,12 +12,15 @@ from hashlib import sha256
 
 from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_core.store import Sql
-from arsenale_mesh import books, rows
+from arsenale_mesh import books, reputation, rows
 from arsenale_mesh.record import ENDED, Attempt, Module, NewTask, Node, NodeKind, Task
 from arsenale_mesh.rows import Change
 
 MOST_FAILURES = 5
 """Attempts that may end without a word on the result; then the task is given up."""
+
+STRANGERS_FAILURES = 2
+"""So many of them, and our own node runs it, where there is one."""
 
 INVITED_S = 24 * 3_600
 """How long an invitation holds."""
@@ -91,27 +94,42 @@ def lease(c: Change, pairs: Sequence[tuple[int, int]]) -> list[Attempt]:
     return made
 
 
-def let_go(c: Change, leases: Sequence[int], state: str, *, is_failure: bool) -> list[Task]:
-    """End attempts that came to nothing, and let others have the tasks; return these."""
+def let_go(
+    c: Change, leases: Sequence[int], state: str, *, is_failure: bool, has_house: bool = False,
+    why: str = "",
+) -> list[Task]:  # fmt: skip
+    """End attempts that came to nothing, and let others have the tasks; return these.
+
+    A failure is held against a node that is not ours: who often takes tasks and says nothing is
+    given less. WHY is what the last node said.
+    """
     changed: list[Task] = []
     for id in leases:
         attempt = rows.attempt(c.db, id)
         if attempt is None or attempt.state != "leased":
             continue
         rows.end_attempt(c, id, state)
+        node = rows.node(c.db, attempt.node_id)
+        if is_failure and not node.house:
+            rows.set_standing(c, node.id, reputation.after(node.standing, "nothing"))
         task = rows.task(c.db, attempt.task_id)
         if task is not None and (task.state not in ENDED or task.how == "provisional"):
-            changed.append(wanted_again(c, task, is_failure=is_failure))
+            again = wanted_again(c, task, is_failure=is_failure, has_house=has_house, why=why)
+            changed.append(again)
     return changed
 
 
-def wanted_again(c: Change, task: Task, *, is_failure: bool) -> Task:
-    """Let one more attempt at TASK begin; or give it up."""
+def wanted_again(
+    c: Change, task: Task, *, is_failure: bool, has_house: bool = False, why: str = ""
+) -> Task:
+    """Let one more attempt at TASK begin, after a few failures our own node's; or give it up."""
     failures = task.failures + is_failure
     if failures >= MOST_FAILURES and task.state != "done":
-        return failed(c, task, f"{failures} nodes were lost with it or gave it back")
+        said = f", the last: {why}" if why else ""
+        return failed(c, task, f"{failures} attempts came to nothing{said}")
     state = "queued" if task.state == "running" else task.state
-    changed = replace(task, failures=failures, wants=task.wants + 1, state=state)
+    asks = "house" if has_house and failures >= STRANGERS_FAILURES else task.asks
+    changed = replace(task, failures=failures, wants=task.wants + 1, state=state, asks=asks)
     rows.set_task(c, changed)
     return changed
 

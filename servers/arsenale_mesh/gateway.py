@@ -188,8 +188,9 @@ class Gateway:
             await self._gone(before)
             await before.link.aclose()
             await self._commit.do(partial(_note_back, node=node.id))
+        now = self._clock.ticks_us()
         session = Session(
-            node=node, link=link, heard_us=self._clock.ticks_us(),
+            node=node, link=link, heard_us=now, probed_us=now,  # no probe before it has joined
             engine_fits=node.engine == self._engine, said=measured(arrival.measured),
         )  # fmt: skip
         self.roster.add(session)
@@ -238,7 +239,8 @@ class Gateway:
         elif message.kind == "returned":
             leases = [one for one in numbers(body.get("leases")) if one in session.leases]
             self._log.warning("given back", node=session.node.name, reason=body.get("reason"))
-            await self._let_go(session, leases, "returned", is_failure=True)
+            why = str(body.get("reason"))[:200] if str(body.get("reason")).isprintable() else ""
+            await self._let_go(session, leases, "returned", is_failure=True, why=why)
         elif message.kind == "echo":
             self._prober.heard(session, str(body.get("nonce")), body.get("sha"))
         elif message.kind == "leave":
@@ -333,14 +335,18 @@ class Gateway:
             await session.link.aclose()
 
     async def _let_go(
-        self, session: Session | None, leases: Sequence[int], state: str, *, is_failure: bool
-    ) -> None:
+        self, session: Session | None, leases: Sequence[int], state: str, *, is_failure: bool,
+        why: str = "",
+    ) -> None:  # fmt: skip
         if not leases:
             return
         for lease in leases:
             if session is not None:
                 self.roster.forget(session, lease)
-        let_go = partial(changes.let_go, leases=leases, state=state, is_failure=is_failure)
+        let_go = partial(
+            changes.let_go, leases=leases, state=state, is_failure=is_failure,
+            has_house=self.can_house, why=why,
+        )  # fmt: skip
         await self._changed(await self._commit.do(let_go))
         self.nudge()
 

@@ -1,5 +1,6 @@
 """Tasks that wait are given to nodes, the most urgent first; what waits in vain stops no other."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -40,6 +41,12 @@ EXPLAINED: Final = 20
 """Tasks of which it is told why they wait."""
 
 BYTES_IN_A_MESSAGE: Final = 8 << 20
+
+
+_CAME_TO_NOTHING = ("lost", "returned", "late")
+
+STRANGERS_TRIES = 2
+"""So often a node that is not ours may have a task and come to nothing with it."""
 
 
 @dataclass(slots=True)
@@ -257,11 +264,17 @@ def _tried(db: Connection, task: Task) -> frozenset[int]:
     """Return the nodes that may not have TASK, since they had it."""
     if task.started_us is None:
         return frozenset()
-    return frozenset(a.node_id for a in rows.attempts(db, task.id) if not _may_again(a))
-
-
-def _may_again(attempt: Attempt) -> bool:
-    """Say whether the node of an attempt may try the same task once more."""
-    return attempt.state in ("lost", "returned", "late") or (
-        attempt.state == "void" and attempt.role == "check"
+    tries = rows.attempts(db, task.id)
+    lost = Counter(one.node_id for one in tries if one.state in _CAME_TO_NOTHING)
+    return frozenset(
+        one.node_id
+        for one in tries
+        if not _may_again(one, lost[one.node_id], is_ours=rows.node(db, one.node_id).house)
     )
+
+
+def _may_again(attempt: Attempt, lost: int, *, is_ours: bool) -> bool:
+    """Say whether the node of an attempt may try the same task once more."""
+    if is_ours:
+        return attempt.state in (*_CAME_TO_NOTHING, "void")
+    return attempt.state in _CAME_TO_NOTHING and lost < STRANGERS_TRIES

@@ -262,6 +262,10 @@ def _said(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
         scene.tried = [own if one.id == own.id else one for one in scene.tried]
         judge(scene, task)
         _end(scene, outcome=outcome, receipt=receipt)
+    elif node.house and task.how == "provisional":  # nothing is known that was not before
+        scene.state = "void"
+        _ask(scene, replace(task, wants=0))
+        _end(scene, outcome=None, receipt=receipt)
     elif node.house and (status != "worker_died" or task.failures >= _DEATHS):
         scene.state = "right"
         detail = _printable(scene.read.result.detail)

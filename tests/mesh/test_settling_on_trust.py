@@ -223,3 +223,21 @@ def test_a_product_that_does_not_hold_is_not(village: Village) -> None:
     village.say(other, "eve", right, fuel=freivalds.fuel_at_most(input) + 1)
     assert village.now(other).state == "checking", "more fuel than it can have burnt is no proof"
     village.check()
+
+
+def test_a_check_that_says_nothing_leaves_what_was_delivered_on_trust(
+    village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "RANDOM", Draw(0.0))
+    village.settle_in("ada", house="home")
+    trusted(village, "ada")
+    task = village.task(assurance="provisional")
+    village.say(task, "ada")
+    delivered = village.now(task)
+    assert (delivered.how, delivered.wants) == ("provisional", 1)
+    village.say(task, "home", status="timeout")
+    now = village.now(task)
+    assert (now.how, now.wants, now.status, now.output) == (
+        "provisional", 0, "ok", delivered.output,
+    )  # fmt: skip
+    village.check()
