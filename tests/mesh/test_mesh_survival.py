@@ -14,10 +14,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -363,22 +362,30 @@ def _check_down(machine: Machine) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
+@pytest.mark.parametrize(("kind", "kills"), [("sqlite", 16), ("postgresql", 8)])
 async def test_the_daemon_nodes_and_workers_are_killed_and_every_task_is_done_and_paid_once(
-    home: Path,
+    home: Path, kind: str, kills: int, request: pytest.FixtureRequest
 ) -> None:
-    await survive(home=home, where=home, clients=4, kills=16, seed=1)
+    where = home if kind == "sqlite" else _settled(home, request.getfixturevalue("postgres_url"))
+    await survive(home=home, where=where, clients=4, kills=kills, seed=1)
+
+
+def _settled(home: Path, url: str) -> str:
+    """Let HOME's daemon use the PostgreSQL at URL, emptied; return it."""
+    with (home / "config.toml").open("a", encoding="utf-8") as file:
+        file.write(f'database_url = "{emptied(url)}"\n')
+    return url
 
 
 async def _main(given: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory(prefix="survival-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        lines = ["http_port = 0"]
-        if given.where:
-            lines.append(f'database_url = "{emptied(given.where)}"')
-        (home / "config.toml").write_text("\n".join(lines), encoding="utf-8")
-        run: Callable[..., Any] = partial(survive, home=home, where=given.where or home)
+        (home / "config.toml").write_text("http_port = 0\n", encoding="utf-8")
+        where = _settled(home, given.where) if given.where else home
         try:
-            return await run(clients=given.clients, kills=given.kills, seed=given.seed)
+            return await survive(
+                home=home, where=where, clients=given.clients, kills=given.kills, seed=given.seed
+            )
         finally:
             end_daemon(home)
 
