@@ -1,7 +1,7 @@
 """The real daemon, its node, another node and their workers are killed while clients are served.
 
 `python -m tests.mesh.test_mesh_survival --kills 150 --clients 6` takes longer; `--where URL` is for
-a PostgreSQL that may be emptied.
+a PostgreSQL that may be emptied, `--no-house` for a mesh without a node of its own.
 """
 
 import argparse
@@ -74,17 +74,19 @@ class Machine:
 
     home: Path
     environment: dict[str, str]
-    another: subprocess.Popen[bytes] | None = None
+    others: dict[str, subprocess.Popen[bytes]] = field(
+        default_factory=dict[str, subprocess.Popen[bytes]]
+    )
     nodes: set[int] = field(default_factory=set[int])
 
-    def start_another(self) -> None:
-        """Start a second node, as a user does."""
-        command = [BIN / "arsenale", "mesh", "node", "--name", "another", "--workers", "2"]
-        self.another = subprocess.Popen(
+    def start(self, name: str) -> None:
+        """Start a node by hand, as a user does."""
+        command = [BIN / "arsenale", "mesh", "node", "--name", name, "--workers", "2"]
+        self.others[name] = subprocess.Popen(
             command, env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self.nodes.add(self.another.pid)
+        self.nodes.add(self.others[name].pid)
 
     def find(self, kind: str, rolls: random.Random) -> int | None:
         """Return the process of that kind that is to be killed now, if there is one."""
@@ -93,28 +95,31 @@ class Machine:
         ours = self._holder("mesh-node.lock")
         if kind == "our node":
             return ours
-        another = self.another.pid if self.another else None
+        others = [one.pid for one in self.others.values() if _children(one.pid)]
         if kind == "another node":
-            return another if another and _children(another) else None
-        nodes = [one for one in (ours, another) if one]
+            return rolls.choice(others) if others else None
+        nodes = [*others, *([ours] if ours else [])]
         workers = [worker for node in nodes for worker in _children(node)]
         return rolls.choice(workers) if workers else None
 
-    def killed(self, kind: str) -> None:
-        """Note that one was killed: who started the second node by hand does so again."""
-        if kind == "another node" and self.another:
-            self.another.wait()
-            self.start_another()
+    def killed(self, pid: int) -> None:
+        """Note that PID was killed: who started a node by hand does so again."""
+        for name, one in list(self.others.items()):
+            if one.pid == pid:
+                one.wait()
+                self.start(name)
 
-    def end_another(self) -> None:
-        """Let the second node leave, as Ctrl-C does."""
-        if self.another is not None:
-            self.another.send_signal(signal.SIGINT)
-            try:
-                self.another.wait(timeout=GONE_S)
-            finally:
-                self.another.kill()
-                self.another.wait()
+    def end_others(self) -> None:
+        """Let the nodes that were started by hand leave, as Ctrl-C does."""
+        for one in self.others.values():
+            one.send_signal(signal.SIGINT)
+        try:
+            for one in self.others.values():
+                one.wait(timeout=GONE_S)
+        finally:
+            for one in self.others.values():
+                one.kill()
+                one.wait()
 
     def left(self) -> dict[int, str]:
         """Return the processes of this home that run, and the workers of its nodes."""
@@ -204,6 +209,7 @@ class Storm:
 
     machine: Machine
     rolls: random.Random
+    kinds: tuple[str, ...]
     kills: int
     acknowledged: dict[str, tuple[Wish, str]] = field(default_factory=dict[str, tuple[Wish, str]])
     hits: Counter[str] = field(default_factory=Counter[str])
@@ -212,7 +218,7 @@ class Storm:
 
     async def kill(self) -> None:
         """Kill as often as is asked, every kind about as often as any."""
-        deck = [KINDS[number % len(KINDS)] for number in range(self.kills)]
+        deck = [self.kinds[number % len(self.kinds)] for number in range(self.kills)]
         self.rolls.shuffle(deck)
         for kind in deck:
             await anyio.sleep(self.rolls.uniform(*PAUSE_S))
@@ -230,7 +236,7 @@ class Storm:
             assert time.monotonic() < until, f"no {kind} for {BACK_S:.0f} s, after {self.hits}"
             await anyio.sleep(0.02)
         self.hits[kind] += 1
-        await to_thread.run_sync(self.machine.killed, kind)
+        await to_thread.run_sync(self.machine.killed, pid)
 
     async def ask(self, number: int) -> None:
         """Be a client: want one task after another until nobody is killed any more."""
@@ -266,16 +272,21 @@ async def relayed(machine: Machine) -> AsyncGenerator[Caller]:
         yield Caller(client)
 
 
-async def survive(*, home: Path, where: Path | str, clients: int, kills: int, seed: int) -> str:
+async def survive(
+    *, home: Path, where: Path | str, clients: int, kills: int, seed: int, has_house: bool = True
+) -> str:
     """Let CLIENTS be served by the daemon of HOME through KILLS; check what is left."""
+    kinds = tuple(kind for kind in KINDS if has_house or kind != "our node")
+    names = ("another",) if has_house else ("one", "two", "three")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     machine = Machine(home, {**environment, "ARSENALE_HOME": str(home)})
-    storm = Storm(machine, random.Random(seed), kills)
+    storm = Storm(machine, random.Random(seed), kinds, kills)
     begun = time.monotonic()
     try:
         async with relayed(machine) as caller:
             await caller.call("submit_module", name="slow", wat=SLOW)
-            machine.start_another()
+            for name in names:
+                machine.start(name)
             async with anyio.create_task_group() as tasks:
                 for number in range(clients):
                     tasks.start_soon(storm.ask, number)
@@ -285,10 +296,10 @@ async def survive(*, home: Path, where: Path | str, clients: int, kills: int, se
             ended_s = time.monotonic() - begun
             await _check_credits(caller, storm)
     finally:
-        await to_thread.run_sync(machine.end_another)
+        await to_thread.run_sync(machine.end_others)
     _check_rows(where, storm)
     gone_s = await to_thread.run_sync(_check_down, machine)
-    assert all(storm.hits[kind] for kind in KINDS), storm.hits
+    assert all(storm.hits[kind] for kind in kinds), storm.hits
     return (
         f"{len(storm.acknowledged)} tasks, {storm.again} asked again; killed {dict(storm.hits)} in "
         f"{stormed_s:.1f} s, all done after {ended_s:.1f} s, processes gone {gone_s:.1f} s after"
@@ -323,8 +334,9 @@ async def _check_credits(caller: Caller, storm: Storm) -> None:
         assert page["whole"] is True, page
         entries += page["entries"]
         offset = page.get("next_offset")
-    paid = Counter(one["task"] for one in entries)
-    assert paid == Counter({name: 1 for _, name in storm.acknowledged.values()})
+    paid = Counter((one["task"], one["node"]) for one in entries)
+    assert set(paid.values()) == {1}, paid.most_common(5)
+    assert {task for task, _ in paid} == {name for _, name in storm.acknowledged.values()}
     earned: Counter[str] = Counter()
     for one in entries:
         assert one["what"] == "reward", one
@@ -341,6 +353,11 @@ def _check_rows(where: Path | str, storm: Storm) -> None:
         assert rows.task_counts(db) == {"done": len(storm.acknowledged)}
         assert books.ledger_fault(db) is None
         assert books.audit_fault(db) is None
+        paid: Counter[str] = Counter()
+        for entry, _ in books.entries(db, None, None, 10**6, 0):
+            paid[entry.task] += entry.credits
+        done = [rows.task(db, int(name[1:])) for _, name in storm.acknowledged.values()]
+        assert paid == Counter({one.name: one.reward for one in done if one}), "paid twice"
     if isinstance(where, Path):
         database = sqlite3.connect(where / "mesh.db")
         try:
@@ -362,30 +379,36 @@ def _check_down(machine: Machine) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
-@pytest.mark.parametrize(("kind", "kills"), [("sqlite", 16), ("postgresql", 8)])
+@pytest.mark.parametrize(
+    ("kind", "has_house", "kills"),
+    [("sqlite", True, 16), ("postgresql", True, 8), ("sqlite", False, 6)],
+)
 async def test_the_daemon_nodes_and_workers_are_killed_and_every_task_is_done_and_paid_once(
-    home: Path, kind: str, kills: int, request: pytest.FixtureRequest
+    home: Path, kind: str, has_house: bool, kills: int, request: pytest.FixtureRequest
 ) -> None:
-    where = home if kind == "sqlite" else _settled(home, request.getfixturevalue("postgres_url"))
-    await survive(home=home, where=where, clients=4, kills=kills, seed=1)
+    url = request.getfixturevalue("postgres_url") if kind == "postgresql" else ""
+    where = _settle(home, url, has_house=has_house)
+    await survive(home=home, where=where, clients=4, kills=kills, seed=1, has_house=has_house)
 
 
-def _settled(home: Path, url: str) -> str:
-    """Let HOME's daemon use the PostgreSQL at URL, emptied; return it."""
-    with (home / "config.toml").open("a", encoding="utf-8") as file:
-        file.write(f'database_url = "{emptied(url)}"\n')
-    return url
+def _settle(home: Path, url: str, *, has_house: bool) -> Path | str:
+    """Write HOME's settings, and return where its mesh is: a PostgreSQL at URL is emptied."""
+    lines = ["http_port = 0", f"mesh_house = {str(has_house).lower()}"]
+    if url:
+        lines.append(f'database_url = "{emptied(url)}"')
+    (home / "config.toml").write_text("\n".join(lines), encoding="utf-8")
+    return url or home
 
 
 async def _main(given: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory(prefix="survival-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        (home / "config.toml").write_text("http_port = 0\n", encoding="utf-8")
-        where = _settled(home, given.where) if given.where else home
+        where = _settle(home, given.where, has_house=given.house)
         try:
             return await survive(
-                home=home, where=where, clients=given.clients, kills=given.kills, seed=given.seed
-            )
+                home=home, where=where, clients=given.clients, kills=given.kills, seed=given.seed,
+                has_house=given.house,
+            )  # fmt: skip
         finally:
             end_daemon(home)
 
@@ -396,6 +419,7 @@ def main() -> None:
     for name, most in (("clients", 6), ("kills", 150), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=most)
     parser.add_argument("--where", default="")
+    parser.add_argument("--no-house", dest="house", action="store_false")
     sys.stdout.write(f"{anyio.run(_main, parser.parse_args())}\n")
 
 
