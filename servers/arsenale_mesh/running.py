@@ -129,17 +129,19 @@ async def serve(options: Options, home: Path) -> None:
 
 def _patient(options: Options) -> Any:
     """Return what connects, and gives up when there was nobody for too long."""
-    seen = time.monotonic()
+    missed: float | None = None
 
     async def attempt() -> Link:
-        nonlocal seen
+        nonlocal missed
         try:
             link = await connect(options.gateway)
         except UnavailableError as exc:
-            if options.patience_s is not None and time.monotonic() - seen > options.patience_s:
+            now = time.monotonic()
+            missed = now if missed is None else missed  # not since it came: it may be here for long
+            if options.patience_s is not None and now - missed > options.patience_s:
                 raise RefusedError(f"no gateway for {options.patience_s:.0f} s") from exc
             raise
-        seen = time.monotonic()
+        missed = None
         return link
 
     return attempt

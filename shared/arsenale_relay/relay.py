@@ -292,15 +292,21 @@ class Relay:
 
     def _connect(self) -> None:
         """Connect, or start a daemon; past the budget answer what waits with an error."""
-        try:
-            self._daemon = connect_or_start(self._home, self._budget_s, self._wait)
-        except StartError as exc:
-            sys.stderr.write(f"arsenale-stdio: {exc}\n")
-            self._give_up(str(exc))
-            return
-        self._goodbye = False
-        self._handshake, self._first = self._flight.opening()
-        self._daemon.sendall(self._hello())
+        while self._daemon is None:
+            try:
+                self._daemon = connect_or_start(self._home, self._budget_s, self._wait)
+            except StartError as exc:
+                sys.stderr.write(f"arsenale-stdio: {exc}\n")
+                self._give_up(str(exc))
+                return
+            self._goodbye = False
+            self._handshake, self._first = self._flight.opening()
+            try:
+                self._daemon.sendall(self._hello())
+            except OSError:  # killed as it let us in
+                self._lose_daemon()
+                if self._goodbye:
+                    return  # given up
 
     def _give_up(self, reason: str) -> None:
         why = UNREACHABLE.format(reason)

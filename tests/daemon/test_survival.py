@@ -44,6 +44,42 @@ def test_a_kill_between_request_and_answer_is_one_clear_error_and_the_next_call_
     assert host.close()[:2] == (0, b"")
 
 
+KILLED_AS_IT_LETS_IN = """
+import socket, sys
+from arsenale_relay import __main__, relay
+
+real, ends = relay.connect_or_start, []
+
+def connect_or_start(*given):
+    if len(ends) < 3:
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        ends.append(ours)
+        return ours
+    return real(*given)
+
+relay.connect_or_start = connect_or_start
+sys.argv[1:] = ["telemetry"]
+sys.exit(__main__.main())
+"""
+
+
+def test_a_relay_outlives_a_daemon_that_is_killed_as_it_lets_the_relay_in(
+    environment: dict[str, str],
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", KILLED_AS_IT_LETS_IN], env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as relay:  # fmt: skip
+        assert relay.stdin and relay.stdout
+        relay.stdin.write(b'{"jsonrpc":"2.0","id":7,"method":"ping"}\n')
+        relay.stdin.flush()
+        answer = relay.stdout.readline()
+        relay.stdin.close()
+    assert answer and json.loads(answer)["id"] == 7
+    assert relay.returncode == 0
+
+
 def test_what_has_no_effect_is_asked_again_of_the_next_daemon(
     raw_host: Hosts, daemon_pid: Callable[[], int]
 ) -> None:

@@ -139,10 +139,12 @@ class Agent:
             while not self._resting:
                 try:
                     link = await connect()
+                    since_s = anyio.current_time()
                     try:
                         await self._serve(link, tasks)
-                        backoff_s = LEAST_BACKOFF_S
                     finally:
+                        if anyio.current_time() - since_s > backoff_s:  # it was there
+                            backoff_s = LEAST_BACKOFF_S
                         await link.aclose()
                 except RefusedError:
                     raise
