@@ -12,12 +12,15 @@ from hashlib import sha256
 
 from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_core.store import Sql
-from arsenale_mesh import books, rows
+from arsenale_mesh import books, reputation, rows
 from arsenale_mesh.record import ENDED, Attempt, Module, NewTask, Node, NodeKind, Task
 from arsenale_mesh.rows import Change
 
 MOST_FAILURES = 5
 """Attempts that may end without a word on the result; then the task is given up."""
+
+HOUSE_AFTER = 2
+"""Attempts that so ended, after which our own node is asked: no stranger can wear a task out."""
 
 INVITED_S = 24 * 3_600
 """How long an invitation holds."""
@@ -91,7 +94,9 @@ def lease(c: Change, pairs: Sequence[tuple[int, int]]) -> list[Attempt]:
     return made
 
 
-def let_go(c: Change, leases: Sequence[int], state: str, *, is_failure: bool) -> list[Task]:
+def let_go(
+    c: Change, leases: Sequence[int], state: str, *, is_failure: bool, has_house: bool = False
+) -> list[Task]:
     """End attempts that came to nothing, and let others have the tasks; return these."""
     changed: list[Task] = []
     for id in leases:
@@ -99,8 +104,13 @@ def let_go(c: Change, leases: Sequence[int], state: str, *, is_failure: bool) ->
         if attempt is None or attempt.state != "leased":
             continue
         rows.end_attempt(c, id, state)
+        if is_failure:
+            standing = reputation.after(rows.node(c.db, attempt.node_id).standing, "nothing")
+            rows.set_standing(c, attempt.node_id, standing)
         task = rows.task(c.db, attempt.task_id)
         if task is not None and (task.state not in ENDED or task.how == "provisional"):
+            if has_house and is_failure and task.failures + 1 >= HOUSE_AFTER:
+                task = replace(task, asks="house")
             changed.append(wanted_again(c, task, is_failure=is_failure))
     return changed
 
