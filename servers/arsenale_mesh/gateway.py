@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
-from anyio import to_thread
-from anyio.abc import TaskGroup
+from anyio import TASK_STATUS_IGNORED, to_thread
+from anyio.abc import TaskGroup, TaskStatus
 
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
 from arsenale_core.tasks import background
-from arsenale_mesh import changes, rows, settling, welcoming
+from arsenale_mesh import changes, reputation, rows, settling, welcoming
 from arsenale_mesh.committing import Committer
 from arsenale_mesh.identity import Identity
 from arsenale_mesh.links import Link, Message
@@ -92,19 +92,18 @@ class Gateway:
         self._prober = Prober(self.roster)
         self._rates = NodeRates(MESSAGES, BYTES)
         self._ready = anyio.Event()
-        self._tasks: TaskGroup | None = None
         self._engine = engine_id("cranelift")
         self._log = logs.get("arsenale.mesh.gateway")
 
-    async def run(self) -> None:
-        """Dispatch and sweep for ever."""
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Dispatch and sweep for ever; it has started when it knows who has what."""
         await self._commit.do(rows.all_offline)
         grace = GRACE_US + int(self._heartbeat_s * 1e6)
         for one in await to_thread.run_sync(self._leases):
             self.roster.orphan(one.node_id, [one.id], grace)
+        self._ready.set()
+        task_status.started()
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            self._ready.set()
             tasks.start_soon(self._placer.run)
             tasks.start_soon(self._sweep)
 
@@ -145,24 +144,19 @@ class Gateway:
         """Return what the furthest attempt at a task has burnt."""
         return self.roster.fuel_so_far(task)
 
-    async def drop(self, attempts: Iterable[Attempt]) -> None:
+    def drop(self, attempts: Iterable[Attempt]) -> None:
         """Tell nodes that these are not wanted any more."""
         for attempt in attempts:
             session = self.sessions.get(attempt.node_id)
             if session is not None and attempt.id in session.leases:
                 self.roster.forget(session, attempt.id)
-                self._tell(session, Message(kind="drop", body={"leases": [attempt.id]}))
+                session.tell(Message(kind="drop", body={"leases": [attempt.id]}))
         self.nudge()
-
-    def _tell(self, session: Session, message: Message) -> None:
-        """Send MESSAGE when the node reads; nobody waits for one that does not."""
-        if self._tasks is not None:
-            self._tasks.start_soon(_send, session, message)
 
     # A node's connection.
 
     async def serve(self, link: Link) -> None:
-        """Serve a node until it goes; `run` has to run."""
+        """Serve a node until it goes, whatever it says; `run` has to run."""
         try:
             try:
                 await self._ready.wait()  # until it is known which leases nodes may still have
@@ -180,6 +174,8 @@ class Gateway:
             await self._serve(link, node, arrival)
         except UnavailableError:
             return
+        except Exception:  # noqa: BLE001  # it ends a connection, and not the mesh
+            self._log.exception("a connection ends by a fault of ours")
         finally:
             await link.aclose()
 
@@ -188,6 +184,7 @@ class Gateway:
             await self._gone(before)
             await before.link.aclose()
             await self._commit.do(partial(_note_back, node=node.id))
+        link.widen()
         now = self._clock.ticks_us()
         session = Session(
             node=node, link=link, heard_us=now, probed_us=now,  # no probe before it has joined
@@ -202,6 +199,7 @@ class Gateway:
             self._log.info("joined", node=node.name, did=node.did, kind=node.kind)
             self.nudge()
             async with background() as tasks:
+                tasks.start_soon(_pass_on, session)
                 tasks.start_soon(self._prober.begin, session)
                 await self._listen(session, tasks)
         except InvalidError as exc:
@@ -238,8 +236,10 @@ class Gateway:
             await session.link.send(Message(kind="blob", body={"sha": sha}, blobs=blobs))
         elif message.kind == "returned":
             leases = [one for one in numbers(body.get("leases")) if one in session.leases]
-            self._log.warning("given back", node=session.node.name, reason=body.get("reason"))
-            why = str(body.get("reason"))[:200] if str(body.get("reason")).isprintable() else ""
+            reason = str(body.get("reason"))[:200]
+            why = reason if reason.isprintable() else ""
+            if leases:
+                self._log.warning("given back", node=session.node.name, reason=why)
             await self._let_go(session, leases, "returned", is_failure=True, why=why)
         elif message.kind == "echo":
             self._prober.heard(session, str(body.get("nonce")), body.get("sha"))
@@ -293,14 +293,9 @@ class Gateway:
     ) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                is_quick = len(results) == 1 and len(results[0].output) < QUICK_BYTES
-                read = _read(results) if is_quick else await to_thread.run_sync(_read, results)
-                judge = partial(
-                    settling.settle_all, node_id=session.node.id, results=read,
-                    has_house=self.can_house,
-                )  # fmt: skip
-                settled = await self._commit.do(judge)
-                await self._settled(session, settled)
+                theirs = [one for one in results if one.lease in session.leases]
+                if theirs:
+                    await self._settle(session, theirs)
             kept = {"leases": [one.lease for one in results]}
             with suppress(UnavailableError):
                 await session.link.send(Message(kind="kept", body=kept))
@@ -310,6 +305,14 @@ class Gateway:
         finally:
             judging.release()
 
+    async def _settle(self, session: Session, results: Sequence[Result]) -> None:
+        is_quick = len(results) == 1 and len(results[0].output) < QUICK_BYTES
+        read = _read(results) if is_quick else await to_thread.run_sync(_read, results)
+        judge = partial(
+            settling.settle_all, node_id=session.node.id, results=read, has_house=self.can_house
+        )
+        await self._settled(session, await self._commit.do(judge))
+
     async def _settled(self, session: Session, settled: Sequence[Settled]) -> None:
         now = self._clock.ticks_us()
         for one in settled:
@@ -317,7 +320,7 @@ class Gateway:
             session.settled(one.lease, now)
             self.roster.forget(session, one.lease)
             if one.drop:
-                await self.drop(one.drop)
+                self.drop(one.drop)
         for node in {node.id: node for one in settled for node in one.nodes}.values():
             await self._note_standing(node)
         await self._changed([one.task for one in settled if one.task])
@@ -348,6 +351,11 @@ class Gateway:
             has_house=self.can_house, why=why,
         )  # fmt: skip
         await self._changed(await self._commit.do(let_go))
+        if is_failure and session is not None:
+            node = session.node
+            standing = reputation.after(node.standing, "nothing")
+            session.node = replace(node, standing=standing)
+            self.roster.rate(session)
         self.nudge()
 
     # What time does.
@@ -364,17 +372,18 @@ class Gateway:
         now = self._clock.ticks_us()
         for _, leases in self.roster.overdue():
             await self._let_go(None, leases, "lost", is_failure=True)
-        for session in list(self.sessions.values()):
-            if now - session.heard_us > SILENT_BEATS * self._heartbeat_s * 1e6:
-                self._log.warning("silent", node=session.node.name)
-                await session.link.aclose()
-                continue
-            late = [one.id for one in session.leases.values() if one.until_us < now]
-            if late:
-                self._tell(session, Message(kind="drop", body={"leases": late}))
-                await self._let_go(session, late, "late", is_failure=True)
-            if self._tasks is not None:
-                self._tasks.start_soon(self._prober.look_after, session)
+        silent_us = SILENT_BEATS * self._heartbeat_s * 1e6
+        async with anyio.create_task_group() as closing:
+            for session in list(self.sessions.values()):
+                if now - session.heard_us > silent_us:
+                    self._log.warning("silent", node=session.node.name)
+                    closing.start_soon(session.link.aclose)
+                    continue
+                late = [one.id for one in session.leases.values() if one.until_us < now]
+                if late:
+                    session.tell(Message(kind="drop", body={"leases": late}))
+                    await self._let_go(session, late, "late", is_failure=True)
+                self._prober.look_after(session)
 
     # In a worker thread.
 
@@ -401,9 +410,11 @@ class Gateway:
             return rows.blob(db, sha)
 
 
-async def _send(session: Session, message: Message) -> None:
-    with suppress(UnavailableError):
-        await session.link.send(message)
+async def _pass_on(session: Session) -> None:
+    try:
+        await session.pass_on()
+    except UnavailableError:
+        await session.link.aclose()
 
 
 def _read(results: Sequence[Result]) -> list[settling.Read]:

@@ -5,7 +5,7 @@ node that asks, carries the mesh. Here are streams (a unix socket, or TLS) and m
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
@@ -24,6 +24,13 @@ BLOB_BYTES: Final = 96 << 20
 
 MOST_BLOBS: Final = 1_024
 
+NARROW_BYTES: Final = 256 << 10
+"""At most, of a message of somebody who was not admitted yet; blobs they send none."""
+
+SEND_S: Final = 20.0
+SLOWEST: Final = 256 << 10
+"""Bytes a second: who takes a message more slowly than this, after SEND_S, is cut off."""
+
 _LENGTH = struct.Struct(">I")
 _LOST = (
     anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError,
@@ -33,16 +40,20 @@ _LOST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What is said: its kind, a JSON object, and bytes that it speaks of by their place."""
+    """What is said: its kind, a JSON object, and bytes that it speaks of by their place.
+
+    `head_bytes`: of what came beside the blobs.
+    """
 
     kind: str
     body: dict[str, Any] = field(default_factory=dict[str, Any])
     blobs: tuple[bytes, ...] = ()
+    head_bytes: int = field(default=200, compare=False)
 
     @property
     def size(self) -> int:
         """Roughly, bytes on the way."""
-        return 200 + sum(len(blob) for blob in self.blobs)
+        return self.head_bytes + sum(len(blob) for blob in self.blobs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +96,29 @@ class Link(Protocol):
         """
         ...
 
+    def widen(self) -> None:
+        """Take messages of any size from now on: who is at the other end was admitted."""
+        ...
+
     async def aclose(self) -> None:
         """Close it; the other end learns of it."""
         ...
 
 
 class StreamLink:
-    """Messages over a stream of bytes: a length, a head as JSON, its blobs."""
+    """Messages over a stream of bytes: a length, a head as JSON, its blobs.
 
-    def __init__(self, stream: ByteStream, way: Way) -> None:
+    Args:
+        stream: Nobody else uses it.
+        way: What is known of it.
+        widened: Is told when the other end was admitted; until then only short messages are
+            taken. `None` takes all from the start.
+    """
+
+    def __init__(
+        self, stream: ByteStream, way: Way, widened: Callable[[], None] | None = None
+    ) -> None:
+        self._widened = widened
         self._stream = stream
         self._reader = Reader(stream)
         self._sending = anyio.Lock()
@@ -109,7 +134,11 @@ class StreamLink:
         data = pack(message)
         try:
             async with self._sending:
-                await self._stream.send(data)
+                with anyio.fail_after(SEND_S + len(data) / SLOWEST):
+                    await self._stream.send(data)
+        except TimeoutError as exc:
+            await anyio.aclose_forcefully(self._stream)
+            raise UnavailableError("the other end takes nothing", hint="connect again") from exc
         except _LOST as exc:
             raise UnavailableError("the other end is gone", hint="connect again") from exc
 
@@ -117,13 +146,21 @@ class StreamLink:
         """Return the next message; see `Link`."""
         try:
             [size] = _LENGTH.unpack(await self._reader.exactly(_LENGTH.size))
-            if size > HEAD_BYTES:
+            if size > (HEAD_BYTES if self._widened is None else NARROW_BYTES):
                 raise InvalidError("the head of a message is too long", hint="it is cut off")
             kind, body, sizes = parse(await self._reader.exactly(size))
+            if sizes and self._widened is not None:
+                raise InvalidError("a newcomer sends no blobs", hint="it is cut off")
             blobs = tuple([await self._reader.exactly(one) for one in sizes])
         except _LOST as exc:
             raise UnavailableError("the other end is gone", hint="connect again") from exc
-        return Message(kind=kind, body=body, blobs=blobs)
+        return Message(kind=kind, body=body, blobs=blobs, head_bytes=size)
+
+    def widen(self) -> None:
+        """Take messages of any size; see `Link`."""
+        if self._widened is not None:
+            self._widened()
+        self._widened = None
 
     async def aclose(self) -> None:
         """Close the stream."""
@@ -155,6 +192,9 @@ class MemoryLink:
             return await self.inward.receive()
         except _LOST as exc:
             raise UnavailableError("the other end is gone", hint="connect again") from exc
+
+    def widen(self) -> None:
+        """Take messages of any size, as before."""
 
     async def aclose(self) -> None:
         """Close both directions."""

@@ -35,11 +35,17 @@ _ONE_DISPATCHER = Sql("SELECT pg_try_advisory_lock(hashtext('arsenale_mesh_dispa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What the surface calls. `dispatches`: nodes of this database join this process."""
+    """What the surface calls.
+
+    Attributes:
+        dispatches: Nodes of this database join this process.
+        port: Where nodes elsewhere do; `None` where none can.
+    """
 
     mesh: Mesh
     news: News
     dispatches: bool
+    port: int | None = None
 
 
 def lock_file(home: Path) -> Path:
@@ -76,11 +82,12 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         async with background() as tasks:
             tasks.start_soon(committer.run)
             await committer.do(add_ready_made)
+            port = None
             if first:
-                await _dispatch(settings, gateway, keeper, clock, tasks)
+                port = await _dispatch(settings, gateway, keeper, clock, tasks)
             tasks.start_soon(_prune, store, settings.mesh_retention_days, clock)
             try:
-                yield Services(mesh=mesh, news=news, dispatches=first)
+                yield Services(mesh=mesh, news=news, dispatches=first, port=port)
             finally:
                 if keeper is not None:
                     with anyio.CancelScope(shield=True), anyio.move_on_after(1):
@@ -89,16 +96,19 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
 
 async def _dispatch(
     settings: Settings, gateway: Gateway, keeper: House | None, clock: Clock, tasks: TaskGroup
-) -> None:
-    tasks.start_soon(gateway.run)
+) -> int | None:
+    """Begin to dispatch; return the port at which nodes elsewhere join."""
+    port = None
+    await tasks.start(gateway.run)
     await tasks.start(listening.at_home, settings.home, gateway.serve)
     if settings.mesh_listen:
-        await tasks.start(
+        port = await tasks.start(
             listening.elsewhere, settings.mesh_listen, settings.home, gateway.identity,
             clock.now_us() / 1e6, gateway.serve,
         )  # fmt: skip
     if keeper is not None:
         tasks.start_soon(keeper.run)
+    return port
 
 
 async def _prune(store: MeshStore, days: int, clock: Clock) -> None:

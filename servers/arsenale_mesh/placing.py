@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 from anyio import to_thread
@@ -14,6 +13,7 @@ from anyio.abc import TaskGroup
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError, UnavailableError
 from arsenale_core.store import Connection
+from arsenale_core.tasks import background
 from arsenale_mesh import changes, rows
 from arsenale_mesh.committing import Committer
 from arsenale_mesh.links import Message
@@ -47,6 +47,9 @@ _CAME_TO_NOTHING = ("lost", "returned", "late")
 
 STRANGERS_TRIES = 2
 """So often a node that is not ours may have a task and come to nothing with it."""
+
+_Given: TypeAlias = tuple[int, Task]
+"""A lease and its task."""
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ class Placer:
 
     async def run(self) -> None:
         """Place for ever."""
-        async with anyio.create_task_group() as tasks:
+        async with background() as tasks:
             await self._run(tasks)
 
     async def _run(self, tasks: TaskGroup) -> None:
@@ -113,7 +116,7 @@ class Placer:
                 await anyio.sleep(GATHER_S)
 
     async def _place(self, tasks: TaskGroup) -> int:
-        """Give waiting tasks to nodes; return how many."""
+        """Give waiting tasks to nodes, which are sent to by TASKS; return how many."""
         room = min(self._roster.room, MOST_PLACED)
         if room < 1 and self.has_waiting and self._roster.leased:
             return 0
@@ -129,7 +132,7 @@ class Placer:
                 self._roster.orphan(one.node_id, [one.id], 0)
             else:
                 self._roster.lease(session, one.id, known[one.task_id])
-        await self._send(attempts, known, tasks)
+        self._send(attempts, known, tasks)
         self._counts.placed += len(attempts)
         return len(attempts)
 
@@ -141,12 +144,13 @@ class Placer:
         sessions = self._roster.sessions
         most = max((one.node.memory_bytes for one in sessions.values()), default=0)
         look = partial(self._waiting, most, self._roster.house is not None)
+        sending = frozenset(id for id, one in sessions.items() if one.sending)
         with _TriedOut(self._roster.fleet) as choosing:
             for offset in range(0, MOST_LOOKED_AT if room > 0 else 0, MOST_PLACED):
                 page = await to_thread.run_sync(look, offset)
                 begun = self._roster.clock.ticks_us()
                 for one in page:
-                    wanted = self._wanted(one)
+                    wanted = self._wanted(one, sending)
                     if one.task.id in known:
                         continue
                     node = None if wanted in in_vain else choosing.choose(wanted)
@@ -176,25 +180,42 @@ class Placer:
         lacking = ", ".join(f"{count} {name}" for name, count in fleet.lacking(wanted).items())
         return f"of {len(fleet)} nodes: {lacking}" if lacking else "it is about to begin"
 
-    def _wanted(self, one: _Waiting) -> Wanted:
+    def _wanted(self, one: _Waiting, sending: frozenset[int] = frozenset()) -> Wanted:
         task = one.task
         return Wanted(
-            memory_bytes=task.limits.memory_bytes, excluded=one.tried, engines=self._engines,
+            memory_bytes=task.limits.memory_bytes, excluded=one.tried | sending,
+            engines=self._engines,
             where="ours" if task.asks == "house" else "any", prefers_green=task.carbon == "prefer",
         )  # fmt: skip
 
-    async def _send(
-        self, attempts: Sequence[Attempt], known: dict[int, Task], tasks: TaskGroup
-    ) -> None:
-        """Send nodes what they have; nobody waits for one that does not read."""
-        inputs = await to_thread.run_sync(self._inputs, {t.input for t in known.values()})
-        by_node: dict[int, list[Assignment]] = {}
+    def _send(self, attempts: Sequence[Attempt], known: dict[int, Task], tasks: TaskGroup) -> None:
+        """Let each node be sent its part; one that takes it slowly stops no other."""
+        by_node: dict[int, list[_Given]] = {}
         for one in attempts:
-            made = assignment(one.id, known[one.task_id], inputs)
-            by_node.setdefault(one.node_id, []).append(made)
+            by_node.setdefault(one.node_id, []).append((one.id, known[one.task_id]))
         for node, given in by_node.items():
             if session := self._roster.sessions.get(node):
-                tasks.start_soon(_give, session, given)
+                session.sending = True
+                tasks.start_soon(self._give, session, given)
+
+    async def _give(self, session: Session, given: Sequence[_Given]) -> None:
+        """Send a node what it was given, as many inputs at a time as a message holds."""
+        try:
+            rest = given
+            while rest:
+                batch = await to_thread.run_sync(self._batch, rest)
+                rest = rest[len(batch) :]
+                body = {"tasks": [one.plain() for one in batch]}
+                blobs = tuple(one.input for one in batch)
+                await session.link.send(Message(kind="work", body=body, blobs=blobs))
+        except UnavailableError:  # its leases go to others
+            await session.link.aclose()
+        except ArsenaleError as exc:
+            self._log.error("tasks are not sent", node=session.node.name, reason=str(exc))
+            await session.link.aclose()
+        finally:
+            session.sending = False
+            self.nudge()
 
     # In a worker thread.
 
@@ -208,9 +229,18 @@ class Placer:
         with self._store.reading() as db:
             return [_Waiting(task, _tried(db, task)) for task in rows.waiting(db, EXPLAINED)]
 
-    def _inputs(self, shas: set[str]) -> dict[str, bytes]:
+    def _batch(self, given: Sequence[_Given]) -> list[Assignment]:
+        """Return the first of what is given, with their inputs: what one message holds."""
+        batch: list[Assignment] = []
+        size = 0
         with self._store.reading() as db:
-            return {sha: rows.blob(db, sha) or b"" for sha in shas}
+            for lease, task in given:
+                input = rows.blob(db, task.input) or b""
+                batch.append(assignment(lease, task, input))
+                size += len(input)
+                if size > BYTES_IN_A_MESSAGE:
+                    break
+        return batch
 
 
 class _TriedOut:
@@ -237,27 +267,13 @@ class _TriedOut:
         return choice.node
 
 
-def assignment(lease: int, task: Task, inputs: dict[str, bytes]) -> Assignment:
+def assignment(lease: int, task: Task, input: bytes) -> Assignment:
     """Return what a node is told of a task."""
     return Assignment(
         lease=lease, task=task.name, nonce=task.nonce, module=task.module, function=task.function,
-        input=inputs[task.input], limits=task.limits, seed=task.seed, clock_us=task.clock_us,
+        input=input, limits=task.limits, seed=task.seed, clock_us=task.clock_us,
         slice_fuel=task.slice_fuel,
     )  # fmt: skip
-
-
-async def _give(session: Session, given: Sequence[Assignment]) -> None:
-    batch: list[Assignment] = []
-    size = 0
-    with suppress(UnavailableError):  # the session ends, and its leases go to others
-        for place, one in enumerate(given, 1):
-            batch.append(one)
-            size += len(one.input)
-            if size > BYTES_IN_A_MESSAGE or place == len(given):
-                body = {"tasks": [each.plain() for each in batch]}
-                blobs = tuple(each.input for each in batch)
-                await session.link.send(Message(kind="work", body=body, blobs=blobs))
-                batch, size = [], 0
 
 
 def _tried(db: Connection, task: Task) -> frozenset[int]:

@@ -16,6 +16,9 @@ EVERY_US: Final = 60_000_000
 BYTES: Final = 256 << 10
 """Of the probe that measures bandwidth, once a connection."""
 
+LEAST_SHARE: Final = 10
+"""A tenth of the time at least is the bytes': the latency, measured before, may have been more."""
+
 
 class Prober:
     """Probes the nodes of ROSTER."""
@@ -26,10 +29,10 @@ class Prober:
     async def begin(self, session: Session) -> None:
         """Measure both for a node that has just come."""
         with suppress(UnavailableError):
-            await self._probe(session, 0)
-            await self._probe(session, BYTES)
+            await session.link.send(self._probe(session, 0))
+            await session.link.send(self._probe(session, BYTES))
 
-    async def look_after(self, session: Session) -> None:
+    def look_after(self, session: Session) -> None:
         """Measure again where it is due; give a probe up that was never answered."""
         now = self._roster.clock.ticks_us()
         if session.probes and now - session.probed_us > EVERY_US:  # very slow
@@ -37,8 +40,7 @@ class Prober:
             session.latency_s = max(session.latency_s or 0.0, EVERY_US / 1e6)
             self._roster.rate(session)
         elif not session.probes and not session.leases and now - session.probed_us > EVERY_US:
-            with suppress(UnavailableError):
-                await self._probe(session, 0)
+            session.tell(self._probe(session, 0))
 
     def heard(self, session: Session, nonce: str, digest: object) -> None:
         """Take in the answer to a probe; what is none changes nothing."""
@@ -50,14 +52,15 @@ class Prober:
             before = session.latency_s
             session.latency_s = took_s if before is None else 0.7 * before + 0.3 * took_s
         else:
-            session.bandwidth = sent[1] / max(took_s - (session.latency_s or 0.0), 1e-6)
+            on_the_way_s = max(took_s - (session.latency_s or 0.0), took_s / LEAST_SHARE, 1e-6)
+            session.bandwidth = sent[1] / on_the_way_s
         self._roster.rate(session)
 
-    async def _probe(self, session: Session, size: int) -> None:
-        """Send what only who got all of it can answer."""
+    def _probe(self, session: Session, size: int) -> Message:
+        """Return what only who got all of it can answer."""
         nonce, data = secrets.token_hex(8), secrets.token_bytes(size) if size else b""
         digest = sha256(data).hexdigest() if data else ""
         session.probed_us = self._roster.clock.ticks_us()
         session.probes[nonce] = (session.probed_us, size, digest)
         blobs = (data,) if data else ()
-        await session.link.send(Message(kind="probe", body={"nonce": nonce}, blobs=blobs))
+        return Message(kind="probe", body={"nonce": nonce}, blobs=blobs)

@@ -141,7 +141,7 @@ class Mesh:
         id = task_id(task)
         if action == "cancel":
             cancelled, going = await self._commit.do(lambda c: changes.cancel(c, id))
-            await self.gateway.drop(going)
+            self.gateway.drop(going)
             await self._changed([cancelled])
         elif wait_s:
             await self._wait(id, wait_s, told)

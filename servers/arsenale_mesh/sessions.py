@@ -1,12 +1,15 @@
 """A node that is connected, as its gateway sees it."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import anyio
+
 from arsenale_core.errors import InvalidError
 from arsenale_mesh.health import Health, Telemetry, health, known_number
-from arsenale_mesh.links import Link
+from arsenale_mesh.links import Link, Message
 from arsenale_mesh.placement import Entry
 from arsenale_mesh.record import Node
 
@@ -18,6 +21,9 @@ QUICK_S = 0.25
 """A node is quick whose tasks come back so soon, waiting included."""
 
 MOST_SLOTS = 1_024
+MOST_NOTICES = 1_000
+"""That wait until a node takes them; then the oldest go."""
+
 _NUMBERS = (
     "cpu", "memory_free", "watts", "celsius", "carbon", "joules_per_gfuel", "battery", "gfuel_per_s"
 )  # fmt: skip
@@ -46,6 +52,7 @@ class Session:
         said: What the node says of itself.
         took_s: From a lease to its result, on average of late.
         probes: When a probe was sent, by its nonce, with its size and the digest expected.
+        sending: Tasks are on their way to it; it gets no others meanwhile.
     """
 
     node: Node
@@ -61,6 +68,26 @@ class Session:
     took_s: float = 1.0
     kept_us: int = 0
     leaving: bool = False
+    sending: bool = False
+    _notices: deque[Message] = field(default_factory=lambda: deque[Message](maxlen=MOST_NOTICES))
+    _noticed: anyio.Event = field(default_factory=anyio.Event)
+
+    def tell(self, message: Message) -> None:
+        """Let MESSAGE be sent when the node takes it; nobody waits for that."""
+        self._notices.append(message)
+        self._noticed.set()
+
+    async def pass_on(self) -> None:
+        """Send what is told, for ever.
+
+        Raises:
+            UnavailableError: The node is gone.
+        """
+        while True:
+            while self._notices:
+                await self.link.send(self._notices.popleft())
+            self._noticed = anyio.Event()
+            await self._noticed.wait()
 
     @property
     def telemetry(self) -> Telemetry:
@@ -81,7 +108,7 @@ class Session:
     @property
     def room(self) -> int:
         """How many more tasks it may be given."""
-        if self.leaving or not self.engine_fits:
+        if self.leaving or self.sending or not self.engine_fits:
             return 0
         return max(self.slots + self.queue - len(self.leases), 0)
 

@@ -29,6 +29,9 @@ from arsenale_mesh.verification import freivalds
 SETTLED_AT_ONCE = 100
 """Provisional results of a node that are paid, or run again, when it was found right or wrong."""
 
+MOST_LEAVES = 10_001
+"""Commitments in one run, and its end; see `sandbox.pool.MAX_SLICES`."""
+
 _DEATHS = 2
 """A guest under which so many workers died at our own node is said to kill them."""
 
@@ -183,7 +186,9 @@ def faults(receipt: Receipt, result: Result) -> list[str]:
         found.append("output")
     if len(result.output) > receipt.body.limits.output_bytes:
         found.append("size of the output")
-    if merkle.root([bytes.fromhex(leaf) for leaf in result.leaves]).hex() != receipt.body.trace:
+    if len(result.leaves) > receipt.body.slices + 1 or len(result.leaves) > MOST_LEAVES:
+        found.append("leaves")
+    elif merkle.root([bytes.fromhex(leaf) for leaf in result.leaves]).hex() != receipt.body.trace:
         found.append("trace")
     return found
 

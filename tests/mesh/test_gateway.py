@@ -100,7 +100,7 @@ async def test_a_cancelled_task_is_stopped_where_it_runs(mesh: Hive) -> None:
     with anyio.fail_after(20):
         await node.began.wait()
         _, going = await mesh.committer.do(lambda c: changes.cancel(c, task.id))
-        await mesh.gateway.drop(going)
+        mesh.gateway.drop(going)
         await node.stopped.wait()
     node.gate.set()
     other = await mesh.task(b"other")
