@@ -257,11 +257,15 @@ def _tried(db: Connection, task: Task) -> frozenset[int]:
     """Return the nodes that may not have TASK, since they had it."""
     if task.started_us is None:
         return frozenset()
-    return frozenset(a.node_id for a in rows.attempts(db, task.id) if not _may_again(a))
+    return frozenset(a.node_id for a in rows.attempts(db, task.id) if not _may_again(db, a))
 
 
-def _may_again(attempt: Attempt) -> bool:
-    """Say whether the node of an attempt may try the same task once more."""
-    return attempt.state in ("lost", "returned", "late") or (
-        attempt.state == "void" and attempt.role == "check"
-    )
+def _may_again(db: Connection, attempt: Attempt) -> bool:
+    """Say whether the node of an attempt may try the same task once more.
+
+    Where a worker died it may: else a guest would wait for ever whose last node that was. The task
+    counts its failures, so this ends. Our own node may always, since a verdict can need its word.
+    """
+    if attempt.state == "void":
+        return attempt.status == "worker_died" or rows.node(db, attempt.node_id).house
+    return attempt.state in ("lost", "returned", "late")
