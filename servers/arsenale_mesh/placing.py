@@ -43,8 +43,6 @@ EXPLAINED: Final = 20
 BYTES_IN_A_MESSAGE: Final = 8 << 20
 
 
-_CAME_TO_NOTHING = ("lost", "returned", "late")
-
 STRANGERS_TRIES = 2
 """So often a node that is not ours may have a task and come to nothing with it."""
 
@@ -281,7 +279,7 @@ def _tried(db: Connection, task: Task) -> frozenset[int]:
     if task.started_us is None:
         return frozenset()
     tries = rows.attempts(db, task.id)
-    lost = Counter(one.node_id for one in tries if one.state in _CAME_TO_NOTHING)
+    lost = Counter(one.node_id for one in tries if _came_to_nothing(one))
     return frozenset(
         one.node_id
         for one in tries
@@ -289,8 +287,17 @@ def _tried(db: Connection, task: Task) -> frozenset[int]:
     )
 
 
+def _came_to_nothing(attempt: Attempt) -> bool:
+    died = attempt.state == "void" and attempt.status == "worker_died"
+    return attempt.state in ("lost", "returned", "late") or died
+
+
 def _may_again(attempt: Attempt, lost: int, *, is_ours: bool) -> bool:
-    """Say whether the node of an attempt may try the same task once more."""
+    """Say whether the node of an attempt may try the same task once more.
+
+    Our own may always, since a verdict can need its word; the task counts its failures, so this
+    ends. Another may where nothing came of it, and not for ever.
+    """
     if is_ours:
-        return attempt.state in (*_CAME_TO_NOTHING, "void")
-    return attempt.state in _CAME_TO_NOTHING and lost < STRANGERS_TRIES
+        return attempt.state == "void" or _came_to_nothing(attempt)
+    return _came_to_nothing(attempt) and lost < STRANGERS_TRIES

@@ -381,27 +381,6 @@ async def test_what_nobody_asked_for_is_not_heard(mesh: Hive) -> None:
     assert mesh.now(done).state == "done"
 
 
-async def test_a_node_that_always_gives_back_fails_no_task_and_is_thought_less_of(
-    mesh: Hive,
-) -> None:
-    key = identity.make()
-    async with mesh.by_hand(key) as link:
-        task = await mesh.task()
-        for _ in range(2):
-            [given] = (await heard(link, "work")).body["tasks"]
-            body = {"leases": [given["lease"]], "reason": "no mood"}
-            await link.send(Message(kind="returned", body=body))
-        await mesh.until(lambda: mesh.now(task).asks == "house")
-        assert mesh.now(task).state == "queued"
-        mesh.node(house=True)
-        await mesh.over(task)
-    assert (mesh.now(task).state, mesh.now(task).how) == ("done", "house")
-    with mesh.store.reading() as db:
-        node = rows.node_with(db, key.did)
-    assert node and node.standing.nothing == 2 and node.standing.worth < node.standing.score
-    mesh.check()
-
-
 async def test_a_forger_learns_that_its_result_came_and_is_punished(mesh: Hive) -> None:
     key = identity.make()
     async with mesh.by_hand(key) as link:

@@ -249,7 +249,7 @@ class Storm:
                 report = await caller.want(wish, wait_s)
                 self.acknowledged[wish.key] = (wish, report["task"])
                 if report["state"] == "done":
-                    assert report["output"] == wish.right[:4_000], report
+                    assert report["output"] == wish.right, report
                 count += 1
                 await anyio.sleep(rolls.uniform(0, 0.15))
             self.again += caller.again
@@ -317,8 +317,8 @@ async def _check_answers(caller: Caller, storm: Storm) -> None:
         with anyio.fail_after(120):
             report = await caller.want(wish, 100)
         assert report["task"] == name, f"{wish.key} was {name} and is {report['task']}"
-        assert (report["state"], report["status"]) == ("done", "ok"), report
-        assert report["output"] == wish.right[:4_000], report
+        assert (report["state"], report.get("status")) == ("done", "ok"), report
+        assert report["output"] == wish.right, report
     for name in random.Random(len(names)).sample(names, min(20, len(names))):
         verified = await caller.call("verify_receipt", receipt=name, method="signature")
         assert verified["holds"] is True, verified

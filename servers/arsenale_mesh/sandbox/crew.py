@@ -100,7 +100,8 @@ class Crew:
 
     async def _start(self) -> None:
         try:
-            worker = await self._started()
+            with anyio.CancelScope(shield=True):  # else a process begun is left behind
+                worker = await self._started()
         except UnavailableError as exc:
             await self._tell(exc)
             return

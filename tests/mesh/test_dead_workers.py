@@ -1,0 +1,87 @@
+"""Workers that die under a guest: its task is tried again, also by the node that has no other."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.mesh.hive import Hive, hive
+from tests.mesh.village import Hand
+
+from arsenale_mesh import merkle
+from arsenale_mesh.node import work
+from arsenale_mesh.node.agent import Agent
+from arsenale_mesh.record import ENDED, Result
+from arsenale_mesh.sandbox.jobs import Outcome
+from arsenale_mesh.sandbox.kinds import engine_id
+from arsenale_mesh.sandbox.pool import Pool
+from arsenale_mesh.store import MeshStore
+
+pytestmark = pytest.mark.timeout(90)
+
+
+class Bereft(Agent):
+    """A node under whose first guests a worker dies."""
+
+    deaths = 1
+
+    async def answer(self, assignment: Any, module: bytes, begun: Any) -> Result:
+        if not self.deaths:
+            return await super().answer(assignment, module, begun)
+        self.deaths -= 1
+        died = Outcome(
+            status="worker_died", trace=merkle.root([]).hex(), engine=engine_id("cranelift")
+        )
+        return work.signed(assignment, died, self.identity, 1, 2)
+
+
+class Doomed(Bereft):
+    """A node under whose guests every worker dies."""
+
+    deaths = 99
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path, pool: Pool) -> AsyncGenerator[Hive]:
+    with MeshStore(tmp_path, Hand()) as store:
+        async with hive(store, pool) as opened:
+            yield opened
+
+
+@pytest.mark.parametrize("house_only", [False, True])
+async def test_our_own_node_tries_again_when_there_is_no_other(
+    mesh: Hive, house_only: bool
+) -> None:
+    mesh.node(Bereft, house=True)
+    task = await mesh.task(house_only=house_only)
+    await mesh.over(task)
+    assert [one.state for one in mesh.attempts(task)] == ["void", "right"]
+    mesh.check()
+
+
+async def test_our_own_node_checks_what_it_did_not_get_done_itself(mesh: Hive) -> None:
+    mesh.node(Bereft, house=True)
+    task = await mesh.task()
+    await mesh.until(lambda: [one.state for one in mesh.attempts(task)][:1] == ["void"])
+    mesh.node(name="far")
+    await mesh.over(task)
+    mesh.check()
+
+
+async def test_a_guest_that_kills_its_workers_is_over_and_said_to(mesh: Hive) -> None:
+    mesh.node(Doomed, house=True)
+    task = await mesh.task()
+    await mesh.until(lambda: mesh.now(task).state in ENDED)
+    assert (mesh.now(task).state, mesh.now(task).status) == ("done", "worker_died")
+    assert len(mesh.attempts(task)) == 3
+
+
+async def test_without_a_house_nodes_try_again_where_nobody_else_is_left(mesh: Hive) -> None:
+    mesh.gateway.can_house = False
+    for number in range(3):
+        mesh.node(Bereft, name=f"n{number}")
+    await mesh.until(lambda: len(mesh.gateway.sessions) == 3)
+    task = await mesh.task()
+    await mesh.over(task)
+    assert [one.state for one in mesh.attempts(task)].count("right") == 2
+    mesh.check()
