@@ -100,8 +100,7 @@ class Crew:
 
     async def _start(self) -> None:
         try:
-            with anyio.CancelScope(shield=True):  # else a process begun is left behind
-                worker = await self._started()
+            worker = await self._started()
         except UnavailableError as exc:
             await self._tell(exc)
             return
@@ -125,15 +124,24 @@ class Crew:
     async def _started(self) -> WorkerProcess:
         for attempt in range(1, _STARTS):
             try:
-                return await processes.start(self.data_bytes)
+                return await _begun(self.data_bytes)
             except UnavailableError:
                 _log().warning("a sandbox worker does not start", attempt=attempt)
-        return await processes.start(self.data_bytes)
+        return await _begun(self.data_bytes)
 
     async def _tell(self, failure: UnavailableError) -> None:
         async with self._changed:
             self._broken = failure
             self._changed.notify_all()
+
+
+async def _begun(data_bytes: int) -> WorkerProcess:
+    """Start a process, to the end also where nobody waits any more: it would be left behind."""
+    begun: list[WorkerProcess] = []
+    with anyio.CancelScope(shield=True):
+        begun.append(await processes.start(data_bytes))
+    [worker] = begun
+    return worker
 
 
 def _log() -> Any:
