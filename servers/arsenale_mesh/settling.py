@@ -271,7 +271,7 @@ def _said(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
         scene.state = "void"
         _ask(scene, replace(task, wants=0))
         _end(scene, outcome=None, receipt=receipt)
-    elif node.house and (status != "worker_died" or task.failures >= _DEATHS):
+    elif node.house and (status != "worker_died" or _deaths(scene) >= _DEATHS):
         scene.state = "right"
         detail = _printable(scene.read.result.detail)
         _finish(scene, task, receipt, detail, how="house", risk=None, wants=0)
@@ -279,6 +279,13 @@ def _said(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
         _call_off(scene)
     else:
         _void(scene, task, node, receipt)
+
+
+def _deaths(scene: _Scene) -> int:
+    """Return how often a worker of our own node died before; nodes that were lost are none."""
+    return sum(
+        one.status == "worker_died" and scene.nodes[one.node_id].house for one in scene.tried
+    )
 
 
 def _end(scene: _Scene, *, outcome: str | None, receipt: Receipt) -> None:

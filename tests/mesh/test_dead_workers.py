@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from tests.mesh.hive import Hive, hive
-from tests.mesh.village import Hand
+from tests.mesh.village import Hand, Village
 
-from arsenale_mesh import merkle
+from arsenale_mesh import changes, merkle
 from arsenale_mesh.node import work
 from arsenale_mesh.node.agent import Agent
 from arsenale_mesh.record import ENDED, Result
@@ -85,3 +85,18 @@ async def test_without_a_house_nodes_try_again_where_nobody_else_is_left(mesh: H
     await mesh.over(task)
     assert [one.state for one in mesh.attempts(task)].count("right") == 2
     mesh.check()
+
+
+def test_nodes_that_were_lost_do_not_make_a_guest_one_that_kills_its_workers(
+    village: Village,
+) -> None:
+    village.settle_in(house="home")
+    task = village.task()
+    for _ in range(3):
+        lost = village.lease(task, "home")
+        village.do(lambda c, lost=lost: changes.let_go(c, [lost], "lost", is_failure=True))
+    village.say(task, "home", b"", status="worker_died")
+    assert village.now(task).state == "queued"
+    village.say(task, "home")
+    assert (village.now(task).state, village.now(task).status) == ("done", "ok")
+    village.check()
