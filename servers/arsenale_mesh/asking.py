@@ -83,7 +83,10 @@ def input_of(order: Order) -> bytes:
     """
     if sum(bool(one) for one in (order.input, order.input_base64, order.input_sha256)) > 1:
         raise InvalidError("the input is given twice", hint="as input, or as input_base64")
-    data = order.input.encode() if order.input else decoded(order.input_base64, "input_base64")
+    try:
+        data = order.input.encode() or decoded(order.input_base64, "input_base64")
+    except UnicodeEncodeError as exc:
+        raise InvalidError("the input is no text", hint="give bytes as input_base64") from exc
     if len(data) > INPUT_BYTES:
         raise InvalidError(f"the input has {len(data):,} bytes", hint=f"{INPUT_BYTES:,} at most")
     return data

@@ -14,7 +14,7 @@ from rich.markup import escape
 import arsenale_relay
 from arsenale_core import logs
 from arsenale_core.config import Settings, child_environment
-from arsenale_core.errors import ArsenaleError
+from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_core.peers import As, Peers, RefusedError
 from arsenale_core.tasks import background
 
@@ -45,6 +45,7 @@ def asking(
             who = As(project=str(Path.cwd()))
 
             async def tool(name: str, /, **arguments: Any) -> dict[str, Any]:
+                _check_texts(arguments)
                 report = await peers.call("mesh", name, arguments, who)
                 if not isinstance(report, dict):
                     raise RefusedError(f"the mesh answered {str(report)[:200]!r}")
@@ -67,6 +68,15 @@ def told(interrupted: int = 130) -> Generator[None]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(interrupted) from None
+
+
+def _check_texts(arguments: dict[str, Any]) -> None:
+    """Refuse what a shell gave and is no text: JSON could not carry it."""
+    for name, value in arguments.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidError(f"{name} is no UTF-8 text", hint="give bytes in a file") from exc
 
 
 def print_json(data: Any) -> None:

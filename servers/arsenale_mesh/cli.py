@@ -4,6 +4,7 @@ It asks the daemon, as an assistant does; the daemon starts by itself.
 """
 
 import base64
+import os
 import sys
 import time
 from hashlib import sha256
@@ -125,7 +126,7 @@ def _told_end(report: dict[str, Any]) -> None:
     err.print(f"[dim]{escape(', '.join(part for part in parts if part))}[/]", soft_wrap=True)
     for name in ("detail", "stderr", "hint"):
         if said := str(report.get(name, "")).strip():
-            err.print(escape(said), soft_wrap=True)
+            err.print(tables_cli.shown(said), soft_wrap=True)
     if receipt := report.get("receipt"):
         task = report["task"]
         err.print(f"[dim]receipt {receipt[:16]}: `arsenale mesh verify {task}`[/]", soft_wrap=True)
@@ -138,7 +139,7 @@ def _write_output(report: dict[str, Any], file: Path | None, as_json: bool) -> N
         task = rows.task(db, task_id(report["task"]))
         data = rows.blob(db, task.output) if task and task.output else None
         if file is not None and data is not None:
-            file.write_bytes(data)
+            _write(file, data)
         elif data:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -148,10 +149,17 @@ def _input(file: str | None, text: str | None) -> bytes:
     if file is not None and text is not None:
         raise InvalidError("the input is given twice", hint="--input or --text")
     if text is not None:
-        return text.encode()
+        return os.fsencode(text)
     if file == "-":
         return sys.stdin.buffer.read()
     return _read(Path(file)) if file else b""
+
+
+def _write(file: Path, data: bytes) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as exc:
+        raise InvalidError(f"{file}: {exc.strerror}", hint="give a file in a folder") from exc
 
 
 def _read(file: Path) -> bytes:
@@ -322,7 +330,7 @@ def receipt(
     with told(), _store() as store:
         data = proving.export(store, task, whole=whole)
         if output is not None:
-            output.write_bytes(data)
+            _write(output, data)
             err.print(f"[dim]{len(data):,} bytes, SHA-256 {sha256(data).hexdigest()[:16]}[/]")
         else:
             sys.stdout.buffer.write(data)

@@ -372,11 +372,17 @@ class Gateway:
         now = self._clock.ticks_us()
         for _, leases in self.roster.overdue():
             await self._let_go(None, leases, "lost", is_failure=True)
+        banned = await to_thread.run_sync(self._banned) if self.sessions else frozenset[int]()
         silent_us = SILENT_BEATS * self._heartbeat_s * 1e6
         async with anyio.create_task_group() as closing:
             for session in list(self.sessions.values()):
                 if now - session.heard_us > silent_us:
                     self._log.warning("silent", node=session.node.name)
+                    closing.start_soon(session.link.aclose)
+                    continue
+                if session.node.id in banned:  # by hand, which is another process's
+                    session.leaving = True
+                    self._log.warning("banned", node=session.node.name)
                     closing.start_soon(session.link.aclose)
                     continue
                 late = [one.id for one in session.leases.values() if one.until_us < now]
@@ -390,6 +396,10 @@ class Gateway:
     def _leases(self) -> list[Attempt]:
         with self._store.reading() as db:
             return rows.leases(db)
+
+    def _banned(self) -> frozenset[int]:
+        with self._store.reading() as db:
+            return rows.banned(db)
 
     def _tasks_of(self, leases: Sequence[int]) -> list[tuple[Task, int]]:
         with self._store.reading() as db:

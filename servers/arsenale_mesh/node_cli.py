@@ -101,7 +101,7 @@ def ban(name: str, reason: Annotated[str, typer.Option("--reason", "-m")] = "by 
         if found is None:
             raise NotFoundError("node", name, hint="`arsenale mesh nodes` lists them")
         changes.ban(c, found, reason)
-    out.print(f"{escape(name)} is banned; what it runs now is still judged")
+    out.print(f"{escape(name)} is banned; what it had is given to others")
 
 
 def pardon(name: str) -> None:

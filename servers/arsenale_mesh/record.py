@@ -1,7 +1,7 @@
 """Nodes, modules, tasks and attempts, as the store keeps them. Moments are UTC microseconds."""
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from arsenale_mesh.receipts import Limits, Status
 from arsenale_mesh.reputation import Standing
@@ -19,6 +19,7 @@ Role: TypeAlias = Literal["run", "check"]
 Assurance: TypeAlias = Literal["verified", "provisional"]
 Carbon: TypeAlias = Literal["off", "prefer"]
 
+STATES: tuple[TaskState, ...] = get_args(TaskState)
 ENDED: tuple[TaskState, ...] = ("done", "failed", "cancelled")
 KINDS: tuple[NodeKind, ...] = ("pc", "gateway", "phone")
 

@@ -151,6 +151,7 @@ _STANDING = Sql(
     " unchecked = :unchecked, no_word = :nothing, credits = :credits WHERE id = :id"
 )
 _ALL_OFFLINE = Sql("UPDATE node SET state = 'offline' WHERE state = 'online'")
+_BANNED = Sql("SELECT id FROM node WHERE state = 'banned'")
 _NODE_COUNTS = Sql("SELECT state, count(*) FROM node GROUP BY state")
 _ADMITTED = Sql("SELECT count(*) FROM node WHERE house = 0 AND state IN ('online', 'offline')")
 
@@ -231,6 +232,11 @@ def all_offline(c: Change) -> None:
 def node_counts(db: Connection) -> dict[str, int]:
     """Return how many nodes there are, by state."""
     return {state: int(count) for state, count in _NODE_COUNTS.all(db)}
+
+
+def banned(db: Connection) -> frozenset[int]:
+    """Return the nodes that are given nothing any more."""
+    return frozenset(int(id) for (id,) in _BANNED.all(db))
 
 
 def admitted(db: Connection) -> int:

@@ -29,7 +29,7 @@ from arsenale_mesh.models import (
     VerifyReport,
     View,
 )
-from arsenale_mesh.record import ENDED, Module, NewTask, Task
+from arsenale_mesh.record import ENDED, STATES, Module, NewTask, Task
 from arsenale_mesh.rows import Change
 from arsenale_mesh.running import layers
 from arsenale_mesh.sandbox.assembling import Assembler
@@ -103,7 +103,7 @@ class Mesh:
             input=order.input_sha256 or sha256(input).hexdigest(), limits=limits, seed=order.seed,
             slice_fuel=asking.slice_fuel_of(limits.fuel),
             assurance=order.assurance, carbon=order.carbon, house_only=order.here,
-            label=order.label, project=order.project, key=order.key,
+            label=order.label, project=order.project, key=order.key or None,
         )  # fmt: skip
         if order.input_sha256:
             await to_thread.run_sync(self._must_have, order.input_sha256)
@@ -311,6 +311,8 @@ class Mesh:
             return views.task_report(db, _must(db, id), detail, offset, fuel, waits)
 
     def _tasks(self, project: str, state: str, limit: int, offset: int) -> TasksReport:
+        if state and state not in STATES:
+            raise InvalidError(f"no task is {state[:40]!r}", hint=f"one of {', '.join(STATES)}")
         with self.store.reading() as db:
             found = reading.tasks(db, project, state, limit + 1, offset)
             lines = [views.task_line(db, task) for task in found[:limit]]

@@ -117,7 +117,7 @@ def snapshot(
         UnavailableError: It cannot be written.
     """
     if file.exists() and not overwrite:
-        raise ConflictError(f"{file} exists", hint="give another name, or --overwrite")
+        raise ConflictError(f"{file} exists", hint="give another name, or --force")
     with _folder_beside(file) as folder:
         with MeshStore(folder, store.now) as copy:
             with _steady(store) as source, copy.writing() as target:

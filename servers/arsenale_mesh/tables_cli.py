@@ -9,6 +9,13 @@ NO_NODES = "No node yet: our own starts with the first task, as `arsenale mesh r
 NO_TASKS = "No tasks yet. Run one: `arsenale mesh run sha256 --text hello`"
 
 
+def shown(text: str) -> str:
+    """Return TEXT, which may be a guest's or a node's, without what a terminal or rich obeys."""
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
+    return escape(text)
+
+
 def nodes(report: dict[str, Any]) -> Table | str:
     """Return nodes as a table."""
     lines = report.get("nodes", [])
@@ -19,7 +26,7 @@ def nodes(report: dict[str, Any]) -> Table | str:
         name = one["name"] + (" (ours)" if one.get("ours") else "")
         believed = f"{one['reputation']:.2f} {one['right']}/{one.get('wrong', 0)}"
         table.add_row(
-            escape(name), _state(one["state"]), _number(one.get("health"), "{:.2f}"), believed,
+            shown(name), _state(one["state"]), _number(one.get("health"), "{:.2f}"), believed,
             str(one.get("tasks", 0)), _way(one), _machine(one), f"{one['credits']:,}",
         )  # fmt: skip
     return table
@@ -30,7 +37,7 @@ def node(report: dict[str, Any]) -> Table | str:
     [one] = report["nodes"]
     table = facts({k: v for k, v in one.items() if k not in ("terms", "history")})
     for term in one.get("terms", []):
-        said = f"{term['weight']:.2f} x {term['value']:.3f}  {escape(term['basis'])}"
+        said = f"{term['weight']:.2f} x {term['value']:.3f}  {shown(term['basis'])}"
         table.add_row(f"[dim]health: {term['name']}[/]", said)
     past = [sample["health"] for sample in one.get("history", [])][::-1]
     if past:
@@ -47,7 +54,7 @@ def tasks(report: dict[str, Any]) -> Table | str:
     for one in lines:
         cells = (one["task"], one["state"], one.get("status", ""), one["module"],
                  one.get("label", ""), f"{one.get('fuel', 0):,}", one["at"])  # fmt: skip
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(shown, cells))
     return table
 
 
@@ -59,8 +66,8 @@ def modules(report: dict[str, Any]) -> Table | str:
     table = Table("module", "what it does", "exports", "bytes", "runs", "SHA-256")
     for one in lines:
         table.add_row(
-            escape(one["name"]), escape(one.get("description", "")),
-            escape(", ".join(one.get("functions", []))), f"{one['bytes']:,}",
+            shown(one["name"]), shown(one.get("description", "")),
+            shown(", ".join(one.get("functions", []))), f"{one['bytes']:,}",
             str(one.get("runs", 0)), one["sha256"][:12],
         )  # fmt: skip
     return table
@@ -73,7 +80,7 @@ def audit(report: dict[str, Any]) -> Table | str:
         return "Nothing has happened yet."
     table = Table("at", "what", "whom", "detail")
     for one in lines:
-        table.add_row(*map(escape, (one["at"], one["what"], one["subject"], one.get("detail", ""))))
+        table.add_row(*map(shown, (one["at"], one["what"], one["subject"], one.get("detail", ""))))
     return table
 
 
@@ -82,13 +89,13 @@ def ledger(report: dict[str, Any]) -> list[Table]:
     balances = Table("node", "credits", "reputation", "right/wrong")
     for one in report.get("balances", []):
         balances.add_row(
-            escape(one["node"]), f"{one['credits']:,}", f"{one['reputation']:.2f}",
+            shown(one["node"]), f"{one['credits']:,}", f"{one['reputation']:.2f}",
             f"{one['right']}/{one.get('wrong', 0)}",
         )  # fmt: skip
     entries = Table("entry", "at", "what", "node", "credits", "task", "receipt")
     for one in report.get("entries", []):
         entries.add_row(
-            str(one["number"]), one["at"], one["what"], escape(one["node"]),
+            str(one["number"]), one["at"], one["what"], shown(one["node"]),
             f"{one['credits']:+,}", one["task"], one.get("receipt", ""),
         )  # fmt: skip
     return [balances, entries]
@@ -101,9 +108,9 @@ def facts(report: dict[str, Any]) -> Table:
         if name == "attempts":
             for one in value:
                 said = f"{one['node']}, {one['role']}: {one['state']} {one.get('status', '')}"
-                table.add_row("[dim]attempt[/]", escape(said))
+                table.add_row("[dim]attempt[/]", shown(said))
         else:
-            table.add_row(f"[dim]{name}[/]", escape(str(value)))
+            table.add_row(f"[dim]{name}[/]", shown(str(value)))
     return table
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -94,7 +94,13 @@ class Peers:
         async with connection.opening:
             connection.asked += 1
             if connection.client is None:
-                await self._tasks.start(self._hold, key, connection)
+                try:
+                    await self._tasks.start(self._hold, key, connection)
+                except Exception as exc:  # the SDK's are groups of groups
+                    raise UnavailableError(
+                        f"server {key[0]} does not answer ({_first(exc)})",
+                        hint="see `arsenale status`",
+                    ) from exc
             assert connection.client is not None
             return connection.client
 
@@ -118,3 +124,10 @@ class Peers:
             connection.client = None
             if self._open.get(key) is connection:
                 del self._open[key]
+
+
+def _first(exc: Exception) -> Exception:
+    """Return the first of the exceptions that EXC holds, or itself."""
+    while isinstance(exc, ExceptionGroup):
+        exc = cast("ExceptionGroup[Exception]", exc).exceptions[0]
+    return exc

@@ -194,13 +194,50 @@ def test_a_node_elsewhere_joins_by_an_invitation_once(
     ) as node:  # known now: its key is enough
         _node(mesh, "handy", "online")
         assert "is banned" in mesh("ban", "handy", "-m", "a test").stdout
-        node.kill()
+        assert node.wait(timeout=20) == 1  # it is cut off, comes again and is refused
     again = subprocess.run(
         [BIN / "arsenale", *words], env=environment(phone), capture_output=True, text=True,
         timeout=60, check=False,
     )  # fmt: skip
     assert again.returncode == 1 and "handy is banned: a test" in again.stderr
     assert "may join again" in mesh("pardon", "handy").stdout
+
+
+def test_what_cannot_be_done_is_said_in_a_line(mesh: Run, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xff\xfe")
+    for words, said in (
+        (["run", "sha256", "-t", "a", "-o", "/nowhere/x"], "/nowhere/x: No such file"),
+        (["receipt", "m1", "-o", "/nowhere/x"], "/nowhere/x: No such file"),
+        (["run", odd], "module is no UTF-8 text"),
+        (["tasks", "-s", "bogus"], "no task is 'bogus'"),
+    ):
+        refused = mesh(*words)
+        assert refused.returncode == 1, words
+        assert said in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_bytes_of_the_shell_are_an_input(mesh: Run) -> None:
+    report = json.loads(mesh("run", "sha256", "-t", os.fsdecode(b"\xff\xfe"), "--json").stdout)
+    assert report["output"].startswith("b3d510ef04275ca8e698e5b3cbb0ece3")
+
+
+def test_what_a_guest_says_does_not_steer_the_terminal(mesh: Run) -> None:
+    label = "\x1b]0;owned\x07"
+    assert mesh("run", "sha256", "-t", "a", "--label", label).returncode == 0
+    for words in (["tasks"], ["top"]):
+        assert "\x1b]0;" not in mesh(*words).stdout
+
+
+def test_a_mesh_that_does_not_open_says_why(mesh: Run, tmp_path: Path) -> None:
+    home = tmp_path / "h"
+    home.mkdir()
+    (home / "config.toml").write_text('http_port = 0\nmesh_require = "nope"', encoding="utf-8")
+    try:
+        refused = mesh("tasks", home=home)
+    finally:
+        end_daemon(home)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "no layer 'nope'" in refused.stderr
 
 
 def test_another_gateway_at_the_same_place_is_not_joined(

@@ -1,5 +1,6 @@
 """Machine code on disk is ours or it is not loaded."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_a_flipped_byte_is_found_and_the_file_removed(tmp_path: Path, place: int
     file.write_bytes(data)
     assert codes.get("engine", "module") is None
     assert not file.exists()
+
+
+def test_what_was_not_used_for_longest_goes_where_there_is_too_much(tmp_path: Path) -> None:
+    codes = CodeFolder(tmp_path, b"k" * 32, most_bytes=3_000)
+    for name in ("first", "second"):
+        codes.put("engine", name, b"x" * 1_000)
+        for file in tmp_path.iterdir():
+            before = file.stat().st_mtime_ns - 10**9
+            os.utime(file, ns=(before, before))
+    assert codes.get("engine", "first")
+    codes.put("engine", "third", b"x" * 1_000)
+    assert codes.get("engine", "second") is None
+    assert codes.get("engine", "first") and codes.get("engine", "third")
 
 
 def test_code_of_another_key_engine_or_module_is_not_taken(tmp_path: Path) -> None:

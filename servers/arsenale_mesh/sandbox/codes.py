@@ -17,6 +17,9 @@ from arsenale_core.errors import UnavailableError
 
 KEY_BYTES: Final = 32
 
+MOST_BYTES: Final = 512 << 20
+"""Of code in a folder; what was not used for longest goes."""
+
 _MAC_BYTES: Final = hashlib.sha256().digest_size
 
 
@@ -40,10 +43,11 @@ def load_or_make_key(file: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CodeFolder:
-    """Machine code by engine and module, in FOLDER, under KEY."""
+    """Machine code by engine and module, in FOLDER, under KEY; MOST_BYTES of it are kept."""
 
     folder: Path
     key: bytes
+    most_bytes: int = MOST_BYTES
 
     def get(self, engine: str, module: str) -> bytes | None:
         """Return the code of MODULE (SHA-256, hex) for ENGINE; `None` where there is none."""
@@ -54,6 +58,8 @@ class CodeFolder:
             return None
         mac, code = data[:_MAC_BYTES], data[_MAC_BYTES:]
         if hmac.compare_digest(mac, self._mac(engine, module, code)):
+            with contextlib.suppress(OSError):
+                os.utime(file)
             return code
         with contextlib.suppress(OSError):
             file.unlink()
@@ -64,6 +70,18 @@ class CodeFolder:
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             _write(self._file(engine, module), self._mac(engine, module, code) + code)
+            self._prune()
+
+    def _prune(self) -> None:
+        """Remove what was not used for longest, until there is no more than MOST_BYTES."""
+        with os.scandir(self.folder) as entries:
+            seen = [(one.stat().st_mtime_ns, one.stat().st_size, one.path) for one in entries]
+        over = sum(size for _, size, _ in seen) - self.most_bytes
+        for _, size, path in sorted(seen):
+            if over <= 0:
+                return
+            Path(path).unlink(missing_ok=True)
+            over -= size
 
     def _file(self, engine: str, module: str) -> Path:
         name = hashlib.sha256(f"{engine}\0{module}".encode()).hexdigest()
