@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import anyio
 from anyio import to_thread
 
+from arsenale_core import boot
 from arsenale_core.config import Settings
 from arsenale_core.errors import InvalidError, NotFoundError
 from arsenale_core.store import Connection
@@ -30,6 +31,7 @@ from arsenale_mesh.models import (
     View,
 )
 from arsenale_mesh.record import ENDED, STATES, Module, NewTask, Task
+from arsenale_mesh.room import Room
 from arsenale_mesh.rows import Change
 from arsenale_mesh.running import layers
 from arsenale_mesh.sandbox.assembling import Assembler
@@ -78,6 +80,7 @@ class Mesh:
         self._settings = settings
         self._require = layers(settings.mesh_require)
         self._assembler = Assembler()
+        self._room = Room(store, settings.mesh_store_mb << 20, boot.ticks)
         self._waiting: dict[int, set[anyio.Event]] = {}
 
     # Tasks.
@@ -96,6 +99,7 @@ class Mesh:
     async def start(self, order: Order) -> Task:
         """Make a task and return at once; see `run`."""
         limits = asking.limits_of(order, self._settings)
+        await to_thread.run_sync(self._room.make)
         input = await to_thread.run_sync(asking.input_of, order)
         module, function = await self._module(order)
         new = NewTask(

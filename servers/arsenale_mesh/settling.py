@@ -301,6 +301,10 @@ def _void(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
     _stand(scene, node, "nothing")
     if scene.has_house and not node.house:
         task = replace(task, asks="house")
+    status, left = receipt.body.status, rows.admitted(scene.c.db) - task.failures - 1
+    if not scene.has_house and status != "worker_died" and left < 1:
+        scene.settled.task = changes.failed(scene.c, task, f"on every node: {status}")
+        return
     scene.settled.task = changes.wanted_again(scene.c, task, is_failure=True)
 
 

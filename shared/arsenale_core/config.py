@@ -175,6 +175,11 @@ class Settings(BaseSettings):
         "",
         description="Grams of CO2e a kWh here: a number, a file (CSV, JSON) or a service's URL.",
     )
+    mesh_store_mb: int = Field(
+        4_096,
+        ge=1,
+        description="Inputs and outputs kept; beyond it older tasks go, then none is taken.",
+    )
     mesh_retention_days: int = Field(
         30, ge=1, description="Age at which tasks that are over go; ledger and audit stay."
     )
