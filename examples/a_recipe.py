@@ -3,6 +3,7 @@
 Whatever is killed meanwhile, it goes on where it was. Run it: `python examples/a_recipe.py`.
 """
 
+import os
 from typing import Any
 
 import anyio
@@ -47,4 +48,7 @@ async def main(coordinator: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, StdioServerParameters(command="arsenale-stdio", args=["coordinator"]))
+    anyio.run(
+        main,
+        StdioServerParameters(command="arsenale-stdio", args=["coordinator"], env=dict(os.environ)),
+    )

@@ -4,6 +4,7 @@ Run it against the daemon: `python examples/a_sandboxed_task.py`.
 """
 
 import json
+import os
 from typing import Any
 
 import anyio
@@ -50,4 +51,6 @@ async def main(mesh: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, StdioServerParameters(command="arsenale-stdio", args=["mesh"]))
+    anyio.run(
+        main, StdioServerParameters(command="arsenale-stdio", args=["mesh"], env=dict(os.environ))
+    )

@@ -3,6 +3,8 @@
 Run it against the daemon: `python examples/ask_telemetry.py`.
 """
 
+import os
+
 import anyio
 from mcp import Client, StdioServerParameters
 
@@ -24,4 +26,7 @@ async def main(telemetry: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, StdioServerParameters(command="arsenale-stdio", args=["telemetry"]))
+    anyio.run(
+        main,
+        StdioServerParameters(command="arsenale-stdio", args=["telemetry"], env=dict(os.environ)),
+    )

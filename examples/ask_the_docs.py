@@ -4,6 +4,7 @@ Run it: `python examples/ask_the_docs.py [MODEL]`. The built-in model is too sma
 the notes that are found; one of yours (`arsenale models add`) does.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -48,7 +49,7 @@ async def main(memory: Target, genome: Target, base: str = "tiny") -> None:
 
 if __name__ == "__main__":
     memory, genome = (
-        StdioServerParameters(command="arsenale-stdio", args=[name])
+        StdioServerParameters(command="arsenale-stdio", args=[name], env=dict(os.environ))
         for name in ("memory", "genome")
     )
     anyio.run(main, memory, genome, *sys.argv[1:2])

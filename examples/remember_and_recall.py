@@ -3,6 +3,8 @@
 Run it against the daemon: `python examples/remember_and_recall.py`.
 """
 
+import os
+
 import anyio
 from mcp import Client, StdioServerParameters
 
@@ -24,4 +26,6 @@ async def main(memory: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, StdioServerParameters(command="arsenale-stdio", args=["memory"]))
+    anyio.run(
+        main, StdioServerParameters(command="arsenale-stdio", args=["memory"], env=dict(os.environ))
+    )

@@ -3,6 +3,7 @@
 Run it against the daemon: `python examples/three_agents.py`.
 """
 
+import os
 from typing import Any
 
 import anyio
@@ -61,4 +62,7 @@ async def main(coordinator: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, StdioServerParameters(command="arsenale-stdio", args=["coordinator"]))
+    anyio.run(
+        main,
+        StdioServerParameters(command="arsenale-stdio", args=["coordinator"], env=dict(os.environ)),
+    )

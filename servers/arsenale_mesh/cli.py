@@ -32,6 +32,8 @@ app = typer.Typer(
 Limit: TypeAlias = Annotated[int, typer.Option("--limit", min=1, max=200)]
 WASM_MAGIC = b"\0asm"
 
+METHODS = ("signature", "slice", "rerun", "interpreter")
+
 _WORDS: dict[bool | None, str] = {
     True: "[green]holds[/]", False: "[red]does not hold[/]", None: "[yellow]cannot be said[/]"
 }  # fmt: skip
@@ -306,6 +308,8 @@ def verify(
 ) -> None:
     """Say whether a receipt holds: 0 it does, 1 it does not, 2 that cannot be said."""
     with told():
+        if method not in METHODS:
+            raise InvalidError(f"no method {method!r}", hint=f"one of {', '.join(METHODS)}")
         said = _read(Path(receipt)).decode(errors="replace") if _is_file(receipt) else receipt
     report = _ask("verify_receipt", receipt=said, method=method)
     if as_json:
