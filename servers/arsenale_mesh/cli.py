@@ -262,7 +262,7 @@ def nodes(
     if as_json:
         print_json(report)
         return
-    out.print(tables_cli.node(report) if name else tables_cli.nodes(report))
+    out.print(tables_cli.node(report) if name else tables_cli.nodes(report, out.width))
     _print_summary(report)
 
 
@@ -371,7 +371,7 @@ def _screen(both: dict[str, Any]) -> Group:
     mesh, work = both["mesh"], both["tasks"]
     alerts = [Text(one, style="yellow") for one in mesh.get("alerts", [])]
     summary = Text(f"{mesh['summary']}   (q leaves)", style="dim")
-    return Group(tables_cli.nodes(mesh), tables_cli.tasks(work), *alerts, summary)
+    return Group(tables_cli.nodes(mesh, out.width), tables_cli.tasks(work), *alerts, summary)
 
 
 def _print_summary(report: dict[str, Any]) -> None:

@@ -6,6 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 NO_NODES = "No node yet: our own starts with the first task, as `arsenale mesh run sha256 -t hi`."
+WIDE = 90
+"""Columns of a terminal that hold all of a table of nodes."""
+
 NO_TASKS = "No tasks yet. Run one: `arsenale mesh run sha256 --text hello`"
 
 
@@ -16,19 +19,22 @@ def shown(text: str) -> str:
     return escape(text)
 
 
-def nodes(report: dict[str, Any]) -> Table | str:
-    """Return nodes as a table."""
+def nodes(report: dict[str, Any], width: int = 200) -> Table | str:
+    """Return nodes as a table; without what is said of the machine where WIDTH is small."""
     lines = report.get("nodes", [])
     if not lines:
         return NO_NODES
-    table = Table("node", "state", "health", "believed", "tasks", "way", "machine", "credits")
+    columns = ["node", "state", "health", "believed", "tasks", "credits"]
+    wide = width >= WIDE
+    table = Table(*columns, *(["way", "machine"] if wide else []))
     for one in lines:
         name = one["name"] + (" (ours)" if one.get("ours") else "")
         believed = f"{one['reputation']:.2f} {one['right']}/{one.get('wrong', 0)}"
-        table.add_row(
+        cells = [
             shown(name), _state(one["state"]), _number(one.get("health"), "{:.2f}"), believed,
-            str(one.get("tasks", 0)), _way(one), _machine(one), f"{one['credits']:,}",
-        )  # fmt: skip
+            str(one.get("tasks", 0)), f"{one['credits']:,}",
+        ]  # fmt: skip
+        table.add_row(*cells, *([_way(one), _machine(one)] if wide else []))
     return table
 
 
