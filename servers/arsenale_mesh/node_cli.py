@@ -17,8 +17,8 @@ from arsenale_core.config import Settings
 from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_mesh import books, changes, identity, listening, rows, running, snapshots
 from arsenale_mesh.calling import Json, err, out, print_json, told
+from arsenale_mesh.dispatching import lock_file
 from arsenale_mesh.node.joining import Gateway, address
-from arsenale_mesh.opening import lock_file
 from arsenale_mesh.record import KINDS, NodeKind
 from arsenale_mesh.running import Options
 

@@ -1,24 +1,21 @@
 """How the mesh is put together: what it opens, and what runs beside it."""
 
-import fcntl
-import os
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import anyio
 from anyio import to_thread
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
 from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
-from arsenale_core.store import Sql
 from arsenale_core.surface import News
 from arsenale_core.tasks import background
 from arsenale_mesh import identity, listening, pruning, running
 from arsenale_mesh.committing import Committer
+from arsenale_mesh.dispatching import DispatchLock
 from arsenale_mesh.gateway import Clock, Gateway
 from arsenale_mesh.house import House
 from arsenale_mesh.record import Task
@@ -30,7 +27,8 @@ STATUS = "mesh://status"
 
 PRUNE_S = 6 * 3_600.0
 
-_ONE_DISPATCHER = Sql("SELECT pg_try_advisory_lock(hashtext('arsenale_mesh_dispatcher'))")
+RETRY_S = 2.0
+"""How often it is looked whether who dispatched has gone, or whether we still may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,24 +36,24 @@ class Services:
     """What the surface calls.
 
     Attributes:
-        dispatches: Nodes of this database join this process.
+        lock: Held where nodes of this database join this process.
         port: Where nodes elsewhere do; `None` where none can.
     """
 
     mesh: Mesh
     news: News
-    dispatches: bool
+    lock: DispatchLock
     port: int | None = None
 
-
-def lock_file(home: Path) -> Path:
-    """Return the file that the process holds locked which dispatches."""
-    return home / "run" / "mesh.lock"
+    @property
+    def dispatches(self) -> bool:
+        """Whether this process gives out the tasks."""
+        return self.lock.is_held
 
 
 @asynccontextmanager
 async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Services]:
-    """Open the store; dispatch, if no other process does."""
+    """Open the store; dispatch, when no other process does."""
     news = News()
     home = settings.home
 
@@ -67,7 +65,7 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
                 await news.updated(f"mesh://tasks/{task.name}")
 
     where = settings.database_url or home
-    with MeshStore(where, lambda: clock.now_us() / 1e6) as store, _lock(home, store) as first:
+    with MeshStore(where, lambda: clock.now_us() / 1e6) as store, DispatchLock(home, store) as lock:
         committer = Committer(store)
         house = identity.load_or_make(running.house_key(home))
         gateway = Gateway(
@@ -76,18 +74,16 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
         )  # fmt: skip
         gateway.can_house = settings.mesh_house
         keeper = None
-        if first and settings.mesh_house:
+        if settings.mesh_house:
             keeper = House(gateway, home, settings.mesh_idle_s, clock.ticks_us)
         mesh = Mesh(store, committer, gateway, keeper, settings, changed)
         async with background() as tasks:
             tasks.start_soon(committer.run)
             await committer.do(add_ready_made)
-            port = None
-            if first:
-                port = await _dispatch(settings, gateway, keeper, clock, tasks)
+            port = await tasks.start(_dispatch, lock, settings, gateway, keeper, clock)
             tasks.start_soon(_prune, store, settings.mesh_retention_days, clock)
             try:
-                yield Services(mesh=mesh, news=news, dispatches=first, port=port)
+                yield Services(mesh=mesh, news=news, lock=lock, port=port)
             finally:
                 if keeper is not None:
                     with anyio.CancelScope(shield=True), anyio.move_on_after(1):
@@ -95,6 +91,34 @@ async def open_services(settings: Settings, clock: Clock) -> AsyncGenerator[Serv
 
 
 async def _dispatch(
+    lock: DispatchLock, settings: Settings, gateway: Gateway, keeper: House | None, clock: Clock,
+    *, task_status: TaskStatus[int | None],
+) -> None:  # fmt: skip
+    """Dispatch as long as we hold LOCK, and try to get it as long as we do not."""
+    is_first = True
+    while True:
+        if await to_thread.run_sync(lock.take):
+            async with background() as tasks:
+                port = await _begin(settings, gateway, keeper, clock, tasks)
+                if is_first:
+                    task_status.started(port)
+                is_first = False
+                await _while_held(lock)
+        if is_first:
+            task_status.started(None)
+        is_first = False
+        await anyio.sleep(RETRY_S)
+
+
+async def _while_held(lock: DispatchLock) -> None:
+    if not lock.may_be_lost:
+        await anyio.sleep_forever()
+    while await to_thread.run_sync(lock.check):  # noqa: ASYNC110  # a database tells nobody
+        await anyio.sleep(RETRY_S)
+    logs.get("arsenale.mesh").error("the lock is lost: nothing is given out here")
+
+
+async def _begin(
     settings: Settings, gateway: Gateway, keeper: House | None, clock: Clock, tasks: TaskGroup
 ) -> int | None:
     """Begin to dispatch; return the port at which nodes elsewhere join."""
@@ -120,26 +144,3 @@ async def _prune(store: MeshStore, days: int, clock: Clock) -> None:
         except ArsenaleError as exc:
             logs.get("arsenale.mesh").warning("nothing is pruned", reason=str(exc))
         await anyio.sleep(PRUNE_S)
-
-
-@contextmanager
-def _lock(home: Path, store: MeshStore) -> Generator[bool]:
-    """Hold what says that this process dispatches; gives false where another one does."""
-    file = lock_file(home)
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        if store.dialect == "sqlite":
-            yield True
-            return
-        with store.reading() as held:  # the lock is this connection's
-            have = bool(_ONE_DISPATCHER.value(held))
-            held.commit()
-            yield have
-    finally:
-        os.close(descriptor)

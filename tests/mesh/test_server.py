@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 from mcp import Client
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp.types import TextContent
@@ -299,6 +300,29 @@ async def test_a_second_process_of_the_same_home_lets_the_first_dispatch(mesh: O
             arguments = {"module": "sha256", "input": "from elsewhere"}
             result = await client.call_tool("run_task", arguments)
             assert result.structured_content and result.structured_content["status"] == "ok"
+
+
+async def test_who_came_second_dispatches_when_the_first_has_gone(tmp_path: Path) -> None:
+    runtime = Runtime(settings=Settings.read({"ARSENALE_HOME": str(tmp_path)}))
+    end = anyio.Event()
+
+    async def hold(*, task_status: TaskStatus[None]) -> None:
+        async with SERVER.open(runtime) as one:
+            assert one.dispatches
+            task_status.started()
+            await end.wait()
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(hold)
+        async with SERVER.open(Runtime(settings=runtime.settings)) as other:
+            assert not other.dispatches
+            end.set()
+            surface = SERVER.mount(other, runtime, CallMetrics(CollectorRegistry()))
+            async with Client(surface, raise_exceptions=True) as client:
+                arguments = {"module": "sha256", "input": "later"}
+                result = await client.call_tool("run_task", arguments)
+            assert result.structured_content and result.structured_content["status"] == "ok"
+            assert other.dispatches
 
 
 def test_the_list_of_tools_is_short() -> None:
