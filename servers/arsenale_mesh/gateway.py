@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
 from arsenale_core.tasks import background
-from arsenale_mesh import changes, reputation, rows, settling, welcoming
+from arsenale_mesh import changes, inspecting, reputation, rows, settling, welcoming
 from arsenale_mesh.committing import Committer
 from arsenale_mesh.identity import Identity
 from arsenale_mesh.links import Link, Message
@@ -427,8 +427,8 @@ async def _pass_on(session: Session) -> None:
         await session.link.aclose()
 
 
-def _read(results: Sequence[Result]) -> list[settling.Read]:
-    return [settling.read(one) for one in results]
+def _read(results: Sequence[Result]) -> list[inspecting.Read]:
+    return [inspecting.read(one) for one in results]
 
 
 def _note_back(c: Change, *, node: int) -> None:

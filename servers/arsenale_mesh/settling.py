@@ -6,12 +6,11 @@ Who is believed is `reputation`'s to say; here its verdicts become rows.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 
-from arsenale_core.errors import InvalidError
-from arsenale_mesh import books, changes, guests, merkle, receipts, reputation, rows
+from arsenale_mesh import books, changes, guests, receipts, reputation, rows
+from arsenale_mesh.inspecting import Read, problems, read
 from arsenale_mesh.ledger import Kind
-from arsenale_mesh.receipts import Expected, Problem, Receipt
+from arsenale_mesh.receipts import Receipt
 from arsenale_mesh.record import ENDED, Attempt, AttemptState, Node, Result, Task
 from arsenale_mesh.reputation import (
     Accepted,
@@ -23,17 +22,16 @@ from arsenale_mesh.reputation import (
     Undecided,
 )
 from arsenale_mesh.rows import Change, KeptReceipt
-from arsenale_mesh.sandbox.kinds import engine_id
 from arsenale_mesh.verification import freivalds
 
 SETTLED_AT_ONCE = 100
 """Provisional results of a node that are paid, or run again, when it was found right or wrong."""
 
-MOST_LEAVES = 10_001
-"""Commitments in one run, and its end; see `sandbox.pool.MAX_SLICES`."""
-
 _DEATHS = 2
 """A guest under which so many workers died at our own node is said to kill them."""
+
+_TOO_MUCH = frozenset({"timeout", "too_large"})
+"""How a task ends at a node that is too slow or too small for it."""
 
 RANDOM = random.SystemRandom()
 
@@ -79,16 +77,6 @@ class _Nodes:
         self._changed.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A result that was read, and what is wrong with it by itself: the dear part of judging."""
-
-    result: Result
-    receipt: Receipt | None
-    is_signed: bool
-    faults: tuple[str, ...]
-
-
 @dataclass(slots=True)
 class _Scene:
     """A result in its transaction, and what is known there.
@@ -107,15 +95,6 @@ class _Scene:
     attempt: Attempt
     tried: list[Attempt]
     state: AttemptState = "said"
-
-
-def read(result: Result) -> Read:
-    """Look at RESULT by itself; no transaction is needed for that."""
-    try:
-        receipt = receipts.parse(result.receipt)
-    except InvalidError as exc:
-        return Read(result, None, is_signed=False, faults=(str(exc),))
-    return Read(result, receipt, receipts.holds(receipt), tuple(faults(receipt, result)))
 
 
 def settle_all(
@@ -163,34 +142,6 @@ def _settle(c: Change, nodes: _Nodes, node_id: int, read: Read, *, has_house: bo
     else:
         _said(scene, task, node, read.receipt)
     return settled
-
-
-def problems(receipt: Receipt, task: Task, node: Node, *, is_signed: bool) -> list[Problem]:
-    """Return all that is wrong with a receipt as that of TASK by NODE, the signature first."""
-    expected = Expected(
-        task=task.name, nonce=task.nonce, module=task.module, function=task.function,
-        input=task.input, limits=task.limits, engine=engine_id("cranelift"), node=node.did,
-    )  # fmt: skip
-    found: list[Problem] = [] if is_signed else ["signature"]
-    found += receipts.at_odds(receipt, expected)
-    body = receipt.body
-    if (body.seed, body.clock_us, body.slice_fuel) != (task.seed, task.clock_us, task.slice_fuel):
-        found.append("limits")
-    return found
-
-
-def faults(receipt: Receipt, result: Result) -> list[str]:
-    """Return what came along with a receipt and is not what it speaks of."""
-    found: list[str] = []
-    if sha256(result.output).hexdigest() != receipt.body.output:
-        found.append("output")
-    if len(result.output) > receipt.body.limits.output_bytes:
-        found.append("size of the output")
-    if len(result.leaves) > receipt.body.slices + 1 or len(result.leaves) > MOST_LEAVES:
-        found.append("leaves")
-    elif merkle.root([bytes.fromhex(leaf) for leaf in result.leaves]).hex() != receipt.body.trace:
-        found.append("trace")
-    return found
 
 
 def judge(scene: _Scene, task: Task) -> None:
@@ -301,11 +252,20 @@ def _void(scene: _Scene, task: Task, node: Node, receipt: Receipt) -> None:
     _stand(scene, node, "nothing")
     if scene.has_house and not node.house:
         task = replace(task, asks="house")
-    status, left = receipt.body.status, rows.admitted(scene.c.db) - task.failures - 1
-    if not scene.has_house and status != "worker_died" and left < 1:
+    status = receipt.body.status
+    if _is_hopeless(scene, status):
         scene.settled.task = changes.failed(scene.c, task, f"on every node: {status}")
         return
     scene.settled.task = changes.wanted_again(scene.c, task, is_failure=True)
+
+
+def _is_hopeless(scene: _Scene, status: str) -> bool:
+    """Whether every node was too slow or too small for it, and at least two attempts were."""
+    if scene.has_house or status not in _TOO_MUCH:
+        return False
+    ends = [one.node_id for one in scene.tried if one.state == "void" and one.status in _TOO_MUCH]
+    nodes = {*ends, scene.attempt.node_id}
+    return bool(ends) and len(nodes) >= rows.admitted(scene.c.db)
 
 
 def _forged(scene: _Scene, task: Task, node: Node, what: str) -> None:

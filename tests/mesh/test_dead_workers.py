@@ -1,10 +1,14 @@
 """Workers that die under a guest: its task is tried again, also by the node that has no other."""
 
+import os
+import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from tests.mesh.conftest import Wat
 from tests.mesh.hive import Hive, hive
 from tests.mesh.village import Hand, Village
 
@@ -12,9 +16,9 @@ from arsenale_mesh import changes, merkle
 from arsenale_mesh.node import work
 from arsenale_mesh.node.agent import Agent
 from arsenale_mesh.record import ENDED, Result
-from arsenale_mesh.sandbox.jobs import Outcome
+from arsenale_mesh.sandbox.jobs import Job, Outcome
 from arsenale_mesh.sandbox.kinds import engine_id
-from arsenale_mesh.sandbox.pool import Pool
+from arsenale_mesh.sandbox.pool import Pool, Sizes
 from arsenale_mesh.store import MeshStore
 
 pytestmark = pytest.mark.timeout(90)
@@ -85,6 +89,29 @@ async def test_without_a_house_nodes_try_again_where_nobody_else_is_left(mesh: H
     await mesh.over(task)
     assert [one.state for one in mesh.attempts(task)].count("right") == 2
     mesh.check()
+
+
+@pytest.mark.parametrize(("kills", "status"), [(1, "ok"), (2, "worker_died")])
+async def test_a_compiler_that_somebody_kills_is_not_the_modules_fault(
+    wat: Wat, kills: int, status: str
+) -> None:
+    module = wat(f'(module {"(func) " * 9_000} (func (export "_start")))')
+    async with Pool(Sizes(workers=1, spares=0, compilers=1)) as pool:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_kill_compilers, pool, kills)
+                ended = await pool.run(Job(module=module))
+                assert ended.status == status, ended.detail
+
+
+async def _kill_compilers(pool: Pool, kills: int) -> None:
+    """Kill each of the next KILLS compilers as soon as it has something to do."""
+    killed: set[int] = set()
+    while len(killed) < kills:
+        await anyio.sleep(0.001)
+        for pid in set(pool.compiling) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
 
 
 def test_nodes_that_were_lost_do_not_make_a_guest_one_that_kills_its_workers(

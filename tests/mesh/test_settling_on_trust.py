@@ -178,6 +178,30 @@ def test_a_task_that_comes_to_nothing_five_times_is_given_up(village: Village) -
     assert {village.node(name).standing.wrong for name in NINE} == {0}
 
 
+def test_without_a_house_what_is_too_much_for_every_node_is_given_up_at_once(
+    village: Village,
+) -> None:
+    village.settle_in("ada", "bob")
+    task = village.task()
+    village.say(task, "ada", b"", status="timeout")
+    assert village.now(task).state == "queued"
+    village.say(task, "bob", b"", status="worker_died")
+    assert village.now(task).state == "queued"
+    village.say(task, "bob", b"", status="too_large")
+    assert (village.now(task).state, village.now(task).detail) == (
+        "failed", "on every node: too_large"
+    )  # fmt: skip
+
+
+def test_the_only_node_may_try_again_what_was_too_much(village: Village) -> None:
+    village.settle_in("ada")
+    task = village.task()
+    village.say(task, "ada", b"", status="too_large")
+    assert village.now(task).state == "queued"
+    village.say(task, "ada", b"", status="too_large")
+    assert village.now(task).state == "failed"
+
+
 def test_nobody_is_wrong_about_how_deep_a_stack_is(village: Village) -> None:
     village.settle_in("ada", house="home")
     task = village.task()

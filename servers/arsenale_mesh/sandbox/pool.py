@@ -4,6 +4,7 @@ Modules are compiled in a worker that never runs a guest, so no guest can have a
 code that another worker loads. A worker that dies, hangs or talks nonsense is ended and replaced.
 """
 
+import signal
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -41,6 +42,9 @@ COMPILE_DATA_BYTES: Final = 1 << 30
 INPUT_BYTES: Final = 64 << 20
 NAME_CHARS: Final = 200
 """Of the name of a function that is called."""
+
+_COMPILES: Final = 2
+"""How often a module is compiled before it is given up, where somebody kills who does."""
 
 _LEAF_BYTES: Final = 32
 _CODE_BYTES: Final = 256 << 20
@@ -134,6 +138,11 @@ class Pool:
         return {one.pid: one.burnt for one in self._workers.lent}
 
     @property
+    def compiling(self) -> list[int]:
+        """The processes that compile a module now."""
+        return [one.pid for one in self._compilers.lent]
+
+    @property
     def layers(self) -> Layers | None:
         """What holds the guests; `None` before the first worker was ready."""
         return self._workers.layers
@@ -219,17 +228,28 @@ class Pool:
         return code, ms
 
     async def _compile(self, kind: Kind, module: bytes) -> tuple[bytes, float]:
-        budget_s = self._sizes.compile_s
+        for _ in range(_COMPILES):
+            found = await self._try_compiling(kind, module)
+            if found is not None:
+                return found
+        raise RefusedError("worker_died", "whoever compiled it was killed, time and again")
+
+    async def _try_compiling(self, kind: Kind, module: bytes) -> tuple[bytes, float] | None:
+        """Return the code, or nothing where somebody killed the compiler: that is not its fault."""
+        budget_s, code = self._sizes.compile_s, 0
         head = {"op": "compile", "cpu_s": budget_s, **_plain(kind)}
         async with self._compilers.take() as worker:
             with anyio.move_on_after(4 * budget_s + 1):
                 try:
                     said, blobs = await worker.ask(head, (module,), _CODE_BYTES)
                 except GONE:
-                    await self._compilers.replace(worker)
+                    code = await self._compilers.replace(worker)
                 else:
                     return _compiled(said, blobs)
-            await self._compilers.replace(worker)
+            if not code:
+                await self._compilers.replace(worker)
+        if code == -signal.SIGKILL:  # over its budget it ends by SIGXCPU, without memory by SIGABRT
+            return None
         raise RefusedError(
             "too_large", f"compiling takes more than {budget_s} s of CPU, or too much memory"
         )
