@@ -287,6 +287,7 @@ async def survive(
             await caller.call("submit_module", name="slow", wat=SLOW)
             for name in names:
                 machine.start(name)
+            await _joined(caller, len(names))
             async with anyio.create_task_group() as tasks:
                 for number in range(clients):
                     tasks.start_soon(storm.ask, number)
@@ -304,6 +305,15 @@ async def survive(
         f"{len(storm.acknowledged)} tasks, {storm.again} asked again; killed {dict(storm.hits)} in "
         f"{stormed_s:.1f} s, all done after {ended_s:.1f} s, processes gone {gone_s:.1f} s after"
     )
+
+
+async def _joined(caller: Caller, count: int) -> None:
+    """Wait until COUNT nodes are there: without a house a task fails where too few are to agree."""
+    there = 0
+    with anyio.fail_after(BACK_S):
+        while there < count:
+            there = len((await caller.call("check_mesh")).get("nodes", []))
+            await anyio.sleep(0.1)
 
 
 # What has to hold at the end.
