@@ -164,7 +164,9 @@ def known_module(db: Connection, name: str) -> Module:
         if same:
             return same[0]
     raise NotFoundError(
-        "module", name[:80], hint="`check_mesh` with view=modules lists them; `submit_module` adds"
+        "module",
+        name[:80],
+        hint="`check_mesh` with view=modules, or `arsenale mesh modules`, lists what there is",
     )
 
 

@@ -12,13 +12,17 @@ from tests.mesh.conftest import Wat
 from tests.mesh.hive import Hive, hive
 from tests.mesh.village import Hand, Village
 
+from arsenale_core.errors import UnavailableError
 from arsenale_mesh import changes, merkle
 from arsenale_mesh.node import work
 from arsenale_mesh.node.agent import Agent
 from arsenale_mesh.record import ENDED, Result
+from arsenale_mesh.sandbox import processes
+from arsenale_mesh.sandbox.assembling import Assembler
 from arsenale_mesh.sandbox.jobs import Job, Outcome
 from arsenale_mesh.sandbox.kinds import engine_id
 from arsenale_mesh.sandbox.pool import Pool, Sizes
+from arsenale_mesh.sandbox.processes import WorkerProcess
 from arsenale_mesh.store import MeshStore
 
 pytestmark = pytest.mark.timeout(90)
@@ -112,6 +116,28 @@ async def _kill_compilers(pool: Pool, kills: int) -> None:
         for pid in set(pool.compiling) - killed:
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+async def test_who_reads_a_text_may_be_killed_once(
+    kills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, begin = list[int](), processes.start
+
+    async def start(data_bytes: int) -> WorkerProcess:
+        worker = await begin(data_bytes)
+        started.append(worker.pid)
+        if len(started) <= kills:
+            os.kill(worker.pid, signal.SIGKILL)
+        return worker
+
+    monkeypatch.setattr(processes, "start", start)
+    if kills == 1:
+        assert (await Assembler().assemble("(module)")).startswith(b"\0asm")
+    else:
+        with pytest.raises(UnavailableError, match="time and again"):
+            await Assembler().assemble("(module)")
+    assert len(started) == 2
 
 
 def test_nodes_that_were_lost_do_not_make_a_guest_one_that_kills_its_workers(

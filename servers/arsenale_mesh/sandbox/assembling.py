@@ -1,5 +1,6 @@
 """Modules from WebAssembly text (WAT). The text is a stranger's, so a jailed process reads it."""
 
+import signal
 from hashlib import sha256
 from typing import Final
 
@@ -15,6 +16,8 @@ DATA_BYTES: Final = 512 << 20
 MODULE_BYTES: Final = 4 << 20
 
 _REMEMBERED: Final = 64
+_TRIES: Final = 2
+_HINT: Final = 'a core module as text: (module (func (export "_start")) …)'
 
 
 class Assembler:
@@ -44,7 +47,15 @@ class Assembler:
 
 
 async def _assembled(text: bytes) -> bytes:
-    hint = 'a core module as text: (module (func (export "_start")) …)'
+    for _ in range(_TRIES):
+        said = await _asked(text)
+        if said is not None:
+            return said
+    raise UnavailableError("the process that reads it is killed, time and again", hint="try again")
+
+
+async def _asked(text: bytes) -> bytes | None:
+    """Return the module, or nothing where somebody killed the process: not the text's fault."""
     worker = await processes.start(DATA_BYTES)
     try:
         with anyio.fail_after(4 * CPU_S):
@@ -52,11 +63,14 @@ async def _assembled(text: bytes) -> bytes:
                 {"op": "assemble", "cpu_s": CPU_S}, (text,), MODULE_BYTES
             )
     except (*GONE, TimeoutError) as exc:
-        if isinstance(exc, UnavailableError):
-            raise
-        raise InvalidError("the text takes too much to read, or is too large", hint=hint) from exc
+        code = await worker.end()
+        if code == -signal.SIGKILL and not isinstance(exc, TimeoutError):
+            return None
+        what = "the text takes too much to read, or is too large"
+        raise InvalidError(what, hint=_HINT) from exc
     finally:
         await worker.end()
     if said.get("status") != "ok" or len(blobs) != 1:
-        raise InvalidError(f"the text is no module ({str(said.get('detail'))[:300]})", hint=hint)
+        what = f"the text is no module ({str(said.get('detail'))[:300]})"
+        raise InvalidError(what, hint=_HINT)
     return blobs[0]
