@@ -16,20 +16,21 @@ from arsenale_mesh import health, identity, ledger, merkle, receipts
 from arsenale_mesh.canonical import canonical, digest
 
 ONE, OTHER = identity.make(), identity.make()
+DID = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"
 
 
 def test_a_did_key_is_the_one_of_the_specification() -> None:
     # did:key v0.9, test vectors for Ed25519 (base58-btc of 0xed01 and the key)
     raw = bytes.fromhex("3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29")
     did = identity.did_of(Ed25519PublicKey.from_public_bytes(raw))
-    assert did == "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"
+    assert did == DID
     assert identity.public_of(did).public_bytes_raw() == raw
 
 
 @pytest.mark.parametrize(
     "did",
     ["", "did:key:z", "did:web:x", "did:key:z6Mk0OIl", "did:key:z" + "6" * 200,
-     ONE.did + "1", "did:key:z1" + ONE.did[9:], ONE.did[:-1]],
+     DID + "1", "did:key:z1" + DID[9:], DID[:-1]],
 )  # fmt: skip
 def test_what_is_no_did_key_is_refused_and_signs_nothing(did: str) -> None:
     with pytest.raises(InvalidError):
