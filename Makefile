@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+JOBS   ?= 2
+BESIDE := --numprocesses $(JOBS) --dist loadfile
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -19,7 +21,7 @@ demo: install    ## Play a recorded coding session through the real thing.
 test: lint types pytest ## The whole gate.
 
 quick: $(VENV)/.developed ## The gate's fast part: no slow tests.
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q $(BESIDE) -m "not slow"
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff format --check .
@@ -29,7 +31,8 @@ types: $(VENV)/.developed
 	$(BIN)/pyright
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(BESIDE) -m "not alone"
+	$(BIN)/pytest -q -m alone
 
 format: $(VENV)/.developed ## Format, and mend what ruff can mend.
 	$(BIN)/ruff format .

@@ -85,5 +85,6 @@ def _why_not_up(home: Path, reason: str) -> str:
         said = paths.err_file(home).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return reason
-    last = [line for line in said if line.strip()][-1:]
-    return f"{reason} (it said: {last[0].strip()})" if last else reason
+    words = [line.strip(" |+-") for line in said]  # a group of errors is drawn as a tree
+    last = [line for line in words if line][-1:]
+    return f"{reason} (it said: {last[0]})" if last else reason

@@ -30,6 +30,8 @@ def run_dir(home: str) -> str:
 def socket_path(home: str, name: str = "daemon") -> str:
     """Return the path of the socket NAME: in HOME, or if too long in a private temporary folder.
 
+    That is in /tmp, whatever `TMPDIR` says: it may be long too, and hosts start a relay without it.
+
     Raises:
         PermissionError: The temporary folder is there and belongs to someone else.
     """
@@ -39,13 +41,15 @@ def socket_path(home: str, name: str = "daemon") -> str:
     import hashlib  # 4 MB and 5 ms, needed here only
     import tempfile
 
-    folder = os.path.join(tempfile.gettempdir(), f"arsenale-{os.getuid()}")
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    file = f"{digest}.sock" if name == "daemon" else f"{digest}-{name}.sock"
+    temporary = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+    folder = os.path.join(temporary, f"arsenale-{os.getuid()}")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     status = os.lstat(folder)
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise PermissionError(f"{folder} is not a private folder of yours: remove it")
-    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    return os.path.join(folder, f"{digest}.sock" if name == "daemon" else f"{digest}-{name}.sock")
+    return os.path.join(folder, file)
 
 
 def connect(home: str) -> socket.socket:

@@ -12,6 +12,9 @@ from arsenale_relay import endpoint
 POLL_S = 0.004
 """How often a waiting process looks for the daemon's socket."""
 
+MAX_FAILURES = 3
+"""So many daemons that end with an error, one after the other, and no more is started."""
+
 KEPT_ENVIRONMENT = (
     "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV", "PYTHONWARNDEFAULTENCODING",
@@ -42,6 +45,7 @@ def connect_or_start(home: str, budget_s: float, wait: Callable[[float], None]) 
     deadline = time.monotonic() + budget_s
     lock: int | None = None
     child: int | None = None
+    failures = 0
     try:
         while True:
             try:
@@ -50,15 +54,17 @@ def connect_or_start(home: str, budget_s: float, wait: Callable[[float], None]) 
                 reason = exc
             if lock is None:
                 lock = _try_lock(home)
-            elif child is None or _has_exited(child):
-                # Holding the lock, with nobody listening: we start it (again, if ours gave up
-                # because an older one was just ending).
+            elif child is None:
                 child = _spawn(home)
+            elif (status := _exit_status(child)) is not None:
+                # Ours ended and nobody listens: it gave up because an older one was just ending
+                # (0), or was killed (below 0), or cannot serve.
+                failures += status > 0
+                child = _spawn(home) if failures < MAX_FAILURES else child
+            if failures == MAX_FAILURES:
+                raise StartError(_said(home, "does not start"))
             if time.monotonic() > deadline:
-                raise StartError(
-                    f"the Arsenale daemon does not answer ({reason.strerror}): "
-                    f"see {os.path.join(home, 'logs', 'daemon.err')} and run `arsenale doctor`"
-                )
+                raise StartError(_said(home, f"does not answer ({reason.strerror or reason})"))
             wait(POLL_S)
     except OSError as exc:
         raise StartError(f"cannot start the Arsenale daemon in {home}: {exc.strerror}") from exc
@@ -78,11 +84,18 @@ def _try_lock(home: str) -> int | None:
     return descriptor
 
 
-def _has_exited(child: int) -> bool:
+def _said(home: str, what: str) -> str:
+    log = os.path.join(home, "logs", "daemon.err")
+    return f"the Arsenale daemon {what}: see {log} and run `arsenale doctor`"
+
+
+def _exit_status(child: int) -> int | None:
+    """Return the exit code of CHILD, the signal that ended it as -N; `None` while it runs."""
     try:
-        return os.waitpid(child, os.WNOHANG)[0] != 0
+        pid, status = os.waitpid(child, os.WNOHANG)
     except ChildProcessError:
-        return True
+        return 0
+    return os.waitstatus_to_exitcode(status) if pid else None
 
 
 def _spawn(home: str) -> int:

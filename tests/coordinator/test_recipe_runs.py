@@ -118,6 +118,7 @@ async def test_a_recipe_uses_memory_and_telemetry_and_reports_progress(
     end_runner(home)
 
 
+@pytest.mark.alone
 async def test_thirty_steps_killed_at_every_boundary_end_alike_and_each_is_done_once(
     call: Call, home: Path
 ) -> None:

@@ -46,6 +46,31 @@ def test_up_status_down_tell_what_is(arsenale: Run, home: Path) -> None:
     assert "No daemon was running" in arsenale("down").stdout
 
 
+def test_a_home_with_a_long_path_is_found_by_hosts_that_drop_tmpdir(
+    arsenale: Run, tmp_path: Path
+) -> None:
+    home, temporary = tmp_path / ("h" * 90), tmp_path / ("t" * 90)
+    for folder in (home, temporary):
+        folder.mkdir()
+    (home / "config.toml").write_text("http_port = 0\n", encoding="utf-8")
+    there = {"ARSENALE_HOME": str(home)}
+    up = arsenale("up", **there, TMPDIR=str(temporary))
+    try:
+        assert up.returncode == 0, up.stderr
+        assert arsenale("status", **there).returncode == 0
+    finally:
+        assert "has ended" in arsenale("down", **there).stdout
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_daemon_that_does_not_come_up_is_told_with_what_it_said(
+    arsenale: Run, home: Path
+) -> None:
+    (home / "run" / "daemon.sock" / "no socket").mkdir(parents=True)
+    up = arsenale("up")
+    assert (up.returncode, "it said: IsADirectoryError" in up.stderr) == (1, True), up.stderr
+
+
 def test_logs_show_the_last_lines_and_say_when_there_are_none(arsenale: Run) -> None:
     none = arsenale("logs")
     assert (none.returncode, "arsenale up" in none.stderr) == (1, True)
@@ -126,7 +151,7 @@ def test_an_unknown_server_names_those_there_are(arsenale: Run) -> None:
 
 @pytest.mark.timeout(120)
 def test_the_demo_plays_the_session_and_leaves_nothing(arsenale: Run, tmp_path: Path) -> None:
-    temporary = tmp_path / "tmp"
+    temporary = tmp_path / ("tmp" * 20)  # no socket could be in there
     temporary.mkdir()
     elsewhere = "postgresql://nobody@127.0.0.1:1/real"  # must not be touched, nor even tried
     done = arsenale("demo", TMPDIR=str(temporary), ARSENALE_DATABASE_URL=elsewhere)
