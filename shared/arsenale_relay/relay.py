@@ -195,7 +195,7 @@ class Relay:
             except BlockingIOError:
                 return
             except OSError:
-                self._lose_daemon()
+                self._hear_out()
                 return
             self._sending = self._sending[sent:]
         if not self._host_open:
@@ -229,6 +229,13 @@ class Relay:
         if self._to_host:
             self._write_host(select.POLLOUT)
         return True
+
+    def _hear_out(self) -> None:
+        """Take what a daemon that reads no more said before it went: answers, or why."""
+        while self._daemon is not None and _readable(self._daemon.fileno()):
+            self._read_daemon()
+        if self._daemon is not None:
+            self._lose_daemon()
 
     def _control(self, said: dict[str, object]) -> None:
         if "error" in said and said.get("final"):
