@@ -255,6 +255,12 @@ class Pool:
         )
 
     async def _run(self, job: Job, ready: _Ready, begun: Begun | None) -> Outcome:
+        ended = await self._run_once(job, ready, begun)
+        if ended.status == "worker_died" and not ended.fuel:  # most likely while it still waited
+            return await self._run_once(job, ready, begun)
+        return ended
+
+    async def _run_once(self, job: Job, ready: _Ready, begun: Begun | None) -> Outcome:
         async with self._workers.take((ready.kind, ready.digest)) as worker:
             worker.forget()
             if begun:
