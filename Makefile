@@ -31,8 +31,7 @@ types: $(VENV)/.developed
 	$(BIN)/pyright
 
 pytest: $(VENV)/.developed
-	$(BIN)/pytest -q $(BESIDE) -m "not alone"
-	$(BIN)/pytest -q -m alone
+	$(BIN)/pytest -q $(BESIDE)
 
 format: $(VENV)/.developed ## Format, and mend what ruff can mend.
 	$(BIN)/ruff format .
