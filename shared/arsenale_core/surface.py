@@ -108,7 +108,7 @@ class ServerSpec:
         build: Gives the MCP surface over an open service; called once for each.
         answer: Gives what the assistant is to be told at an event of a hook; `None` for most.
         guard: Says why the tool call of a PreToolUse event, or a commit, must not happen; gives
-            `None` when it may.
+            `None` when it may. Such a server is named in the group `arsenale.guards` too.
     """
 
     name: str

@@ -6,11 +6,13 @@ from arsenale_core.errors import NotFoundError
 from arsenale_core.surface import ServerSpec
 
 GROUP = "arsenale.servers"
+GUARDS = "arsenale.guards"
+"""Names those that guard, so that they can be opened before the others."""
 
 
-def names() -> list[str]:
+def names(group: str = GROUP) -> list[str]:
     """Return the names of the installed servers, sorted; imports none of them."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return sorted({entry.name for entry in entry_points(group=group)})
 
 
 def load(name: str) -> ServerSpec:

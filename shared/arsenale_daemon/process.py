@@ -4,25 +4,23 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import anyio
 import orjson
 from anyio.abc import SocketListener, SocketStream, TaskGroup, TaskStatus
-from mcp.server import MCPServer
 
 from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError
-from arsenale_core.metrics import CallMetrics
-from arsenale_core.surface import PEER, Peer, Runtime, ServerSpec
+from arsenale_core.surface import PEER, Peer, Runtime
 from arsenale_core.wire import Traffic, read_lines, serve_lines
-from arsenale_daemon import discovery, paths
+from arsenale_daemon import paths
+from arsenale_daemon.hosting import Servers
 from arsenale_relay import __version__, endpoint
 
 if TYPE_CHECKING:
@@ -33,14 +31,11 @@ Ending: TypeAlias = Literal["down", "idle", "upgrade"]
 HELLO_TIMEOUT_S = 10.0
 """How long a new connection may take to say what it wants."""
 
-HTTP_AFTER_S = 0.1
-"""How long after the socket HTTP is opened."""
+QUIET_S = 0.1
+"""So long nobody asks for anything before HTTP and the servers that nobody wanted are opened."""
 
-HOOK_S = 3.5
-"""How long the servers may think about a hook's event; the hook gives up earlier for a prompt."""
-
-GUARD_S = 1.5
-"""How long the servers may think about a call that waits; the hook gives up earlier."""
+QUIET_WITHIN_S = 2.0
+"""They are opened by then, whoever asks."""
 
 FINISH_S = 5.0
 """How long running requests may take after the daemon was asked to end."""
@@ -57,10 +52,12 @@ class Connection:
     server: str
     traffic: Traffic = field(default_factory=Traffic)
     parted: bool = False
+    heard: float = field(default_factory=time.monotonic)
 
     async def lines(self, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Pass LINES on, but for the relay's own: its farewell says that no more will come."""
         async for line in lines:
+            self.heard = time.monotonic()
             if line.startswith(b'{"arsenale":'):
                 self.parted = True
             else:
@@ -73,18 +70,11 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._runtime = Runtime(settings=settings)
-        self._calls = CallMetrics(self._runtime.registry)
-        self._surfaces: dict[str, MCPServer[Any]] = {}
-        self._answers: dict[str, Callable[[Mapping[str, object]], Awaitable[str | None]]] = {}
-        self._guards: dict[str, Callable[[Mapping[str, object]], Awaitable[str | None]]] = {}
-        self._guarding: set[str] = set()
-        self._failed: dict[str, str] = {}
-        self._tasks: TaskGroup | None = None
-        self._mending = anyio.Lock()
+        self._servers = Servers(self._runtime)
+        self._arriving = 0
         self._connections: set[Connection] = set()
         self._ending: Ending | None = None
         self._end = anyio.Event()
-        self._servers_end = anyio.Event()
         self._last_seen = time.monotonic()
         self._started_at = time.time()
         self._http_port: int | None = None
@@ -97,24 +87,19 @@ class Daemon:
     async def run(self) -> None:
         """Serve until a signal, `arsenale down`, idleness or a newer version ends it."""
         async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            for name in discovery.names():
-                await tasks.start(self._host, name)
+            await tasks.start(self._servers.run)
             listener = await SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
             async with anyio.create_task_group() as serving:
                 await serving.start(self._listen_for_signals)
                 serving.start_soon(self._accept, listener, serving)
-                if self._settings.http:
-                    serving.start_soon(self._serve_http)
-                else:
-                    self._http_settled.set()
+                serving.start_soon(self._open_the_rest)
                 serving.start_soon(self._watch_idleness)
                 self._write_state()
-                self._log.info("up", version=__version__, servers=sorted(self._surfaces))
+                self._log.info("up", version=__version__)
                 await self._end.wait()
                 await self._say_goodbye(listener)
                 serving.cancel_scope.cancel()
-            self._servers_end.set()
+            self._servers.close()
         paths.state_file(self._settings.home).unlink(missing_ok=True)
         self._log.info("ended", reason=self._ending)
 
@@ -122,34 +107,28 @@ class Daemon:
         """Ask the daemon to end; the first reason counts."""
         if self._ending is None:
             self._ending = why
+            self._servers.open_no_more()
             self._end.set()
             self._http_settled.set()
 
-    async def _host(self, name: str, *, task_status: TaskStatus[None]) -> None:
-        """Keep one server open. One that cannot open, or breaks, does not take the others down."""
-        started = False
-        try:
-            spec: ServerSpec = discovery.load(name)
-            if spec.guard is not None:
-                self._guarding.add(name)
-            async with spec.open(self._runtime) as service:
-                self._surfaces[name] = spec.mount(service, self._runtime, self._calls)
-                if spec.answer is not None:
-                    self._answers[name] = partial(spec.answer, service)
-                if spec.guard is not None:
-                    self._guards[name] = partial(spec.guard, service)
-                task_status.started()
-                started = True
-                await self._servers_end.wait()
-        except Exception as exc:  # noqa: BLE001  # the edge between servers
-            expected = isinstance(exc, ArsenaleError)
-            self._failed[name] = str(exc) if expected else f"it crashed ({type(exc).__name__})"
-            self._surfaces.pop(name, None)
-            self._answers.pop(name, None)
-            self._guards.pop(name, None)
-            self._log.error("server failed", server=name, exc_info=not expected, reason=str(exc))
-            if not started:
-                task_status.started()
+    async def _open_the_rest(self) -> None:
+        """Open what nobody asked for yet, and HTTP, once who started us has its first answers."""
+        with anyio.move_on_after(QUIET_WITHIN_S):
+            await anyio.sleep(QUIET_S)
+            while not self._is_quiet():  # noqa: ASYNC110  # quiet is what nobody tells
+                await anyio.sleep(QUIET_S / 4)
+        await self._servers.open_all()
+        self._write_state()
+        if self._settings.http and self._ending is None:
+            await self._serve_http()
+        else:
+            self._http_settled.set()
+
+    def _is_quiet(self) -> bool:
+        since = time.monotonic() - QUIET_S
+        return not self._arriving and not any(
+            one.traffic.busy or one.heard > since for one in self._connections
+        )
 
     # The socket.
 
@@ -164,9 +143,9 @@ class Daemon:
                 with anyio.fail_after(HELLO_TIMEOUT_S):
                     hello = _hello(await anext(lines, b"{}"))
                 if "hook" in hello:
-                    await stream.send(_line({"context": await self._hook(hello["hook"])}))
+                    await stream.send(_line({"context": await self._servers.hook(hello["hook"])}))
                 elif "guard" in hello:
-                    await stream.send(_line(await self._guard(hello["guard"])))
+                    await stream.send(_line(await self._servers.guard(hello["guard"])))
                 elif "control" in hello:
                     await stream.send(_line(await self._control(str(hello["control"]))))
                 else:
@@ -208,10 +187,16 @@ class Daemon:
                 self.end("upgrade")
                 await stream.send(_line({"goodbye": "upgrade"}))
                 return
-        await self._mend(name)
-        if name not in self._surfaces:
-            final = name not in self._failed
-            await stream.send(_line({"error": self._why_not(name), "final": final}))
+        self._arriving += 1
+        try:
+            await self._servers.open(name)
+        finally:
+            self._arriving -= 1
+        if name not in self._servers.surfaces:
+            why, known = self._servers.why_not(name), name in self._servers
+            is_over = self._ending is not None and known
+            said = {"goodbye": self._ending} if is_over else {"error": why, "final": not known}
+            await stream.send(_line(said))
             return
         connection = Connection(stream, name)
         self._connections.add(connection)
@@ -219,76 +204,18 @@ class Daemon:
         try:
             await stream.send(_line({"version": __version__, "pid": os.getpid()}))
             await serve_lines(
-                self._surfaces[name], connection.lines(lines), stream.send, connection.traffic
+                self._servers.surfaces[name],
+                connection.lines(lines),
+                stream.send,
+                connection.traffic,
             )
         finally:
             self._connections.discard(connection)
 
-    async def _mend(self, name: str) -> None:
-        """Open a server that failed once more: what kept it from opening may be gone."""
-        async with self._mending:
-            if name in self._failed and self._tasks is not None and self._ending is None:
-                del self._failed[name]
-                await self._tasks.start(self._host, name)
-
-    def _why_not(self, name: str) -> str:
-        if name in self._failed:
-            return f"server {name} is not running: {self._failed[name]}"
-        known = ", ".join(sorted(self._surfaces)) or "none"
-        return f"no server {name!r} is installed: there are {known}"
-
-    async def _hook(self, event: object) -> str | None:
-        """Ask every server what the assistant is to be told at EVENT; who breaks says nothing."""
-        told: dict[str, str] = {}
-
-        async def one(name: str) -> None:
-            try:
-                answer = await self._answers[name](cast("Mapping[str, object]", event))
-            except Exception as exc:  # noqa: BLE001  # a hook fails open
-                self._log.warning("no answer to a hook", server=name, reason=str(exc))
-            else:
-                if answer:
-                    told[name] = answer
-
-        if isinstance(event, dict):
-            with anyio.move_on_after(HOOK_S):
-                async with anyio.create_task_group() as tasks:
-                    for name in self._answers:
-                        tasks.start_soon(one, name)
-        return "\n\n".join(told[name] for name in sorted(told)) or None
-
-    async def _guard(self, event: object) -> dict[str, Any]:
-        """Ask every server that guards whether EVENT may happen.
-
-        One no is a no. `error` says who could not tell: it is the hook's to let pass or not.
-        """
-        reasons: dict[str, str] = {}
-        silent = set(self._guarding)
-
-        async def one(name: str) -> None:
-            try:
-                reason = await self._guards[name](cast("Mapping[str, object]", event))
-            except Exception as exc:  # noqa: BLE001  # the edge between servers
-                self._log.warning("no answer to a guard", server=name, reason=str(exc))
-            else:
-                silent.discard(name)
-                if reason:
-                    reasons[name] = reason
-
-        for name in self._guarding & set(self._failed):
-            await self._mend(name)
-        if isinstance(event, dict):
-            with anyio.move_on_after(GUARD_S):
-                async with anyio.create_task_group() as tasks:
-                    for name in self._guards:
-                        tasks.start_soon(one, name)
-        error = f"no answer from {', '.join(sorted(silent))}" if silent else None
-        deny = "\n\n".join(reasons[name] for name in sorted(reasons)) or None
-        return {"deny": deny, "error": error}
-
     async def _control(self, command: str) -> dict[str, Any]:
         if command == "stop":
             self.end("down")
+        await self._servers.open_all()
         with anyio.move_on_after(HELLO_TIMEOUT_S):
             await self._http_settled.wait()
         return self.status()
@@ -304,9 +231,12 @@ class Daemon:
                     "state": "up",
                     "connections": sum(c.server == name for c in self._connections),
                 }
-                for name in sorted(self._surfaces)
+                for name in sorted(self._servers.surfaces)
             }
-            | {name: {"state": "failed", "reason": why} for name, why in self._failed.items()},
+            | {
+                name: {"state": "failed", "reason": why}
+                for name, why in self._servers.failed.items()
+            },
             "socket": endpoint.socket_path(str(self._settings.home)),
             "http": f"http://{self._settings.http_host}:{self._http_port}"
             if self._http_port
@@ -318,8 +248,6 @@ class Daemon:
     # HTTP.
 
     async def _serve_http(self) -> None:
-        # Uvicorn's import costs 20 ms: not while the relay that started us waits for its answer.
-        await anyio.sleep(HTTP_AFTER_S)
         from arsenale_daemon import web  # noqa: PLC0415
 
         settings = self._settings
@@ -334,7 +262,7 @@ class Daemon:
             return
         self._http_port = bound.getsockname()[1]
         self._write_state()
-        app = web.build(settings, token, self._surfaces, self._runtime.registry, self._seen)
+        app = web.build(settings, token, self._servers.surfaces, self._runtime.registry, self._seen)
         self._web = web.WebServer(app)
         self._http_settled.set()
         try:
