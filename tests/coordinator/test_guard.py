@@ -18,6 +18,7 @@ from tests.coordinator.conftest import Call, Time
 from arsenale_coordinator.opening import Services
 from arsenale_coordinator.repository import edits
 from arsenale_core.surface import PEER, Peer
+from arsenale_daemon import control
 from arsenale_relay import endpoint
 
 HOOK = Path(__file__).parents[2] / "hooks" / "guard.py"
@@ -48,13 +49,14 @@ def repo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hold(raw_host: Any, repo: Path) -> Hold:
+def hold(raw_host: Any, repo: Path, home: Path) -> Hold:
     """Reserve paths as an agent of a session, through a relay."""
 
     def reserve(agent: str, *paths: str, session: str | None = "one", **more: Any) -> None:
         env = {"CLAUDE_PROJECT_DIR": str(repo), "CLAUDE_CODE_SESSION_ID": session or ""}
         host = raw_host("coordinator", **env)
         host.shake_hands()
+        control.ask(home, "status")  # answers when all servers are open: a guard has 0.3 s
         said = {"action": "reserve", "agent": agent, "paths": list(paths), **more}
         answer = host.call(1, "reserve_files", **said)
         assert answer["result"]["structuredContent"]["granted"], answer
@@ -172,6 +174,7 @@ def test_a_coordinator_that_cannot_open_is_no_yes(
 ) -> None:
     (home / "coordinator.db").write_bytes(b"garbage" * 1_000)
     raw_host("telemetry").shake_hands()
+    control.ask(home, "status")
     assert "no answer from coordinator" in ask(repo / "src" / "a.py")["systemMessage"]
     assert "no answer from coordinator" in denied(ask(repo / "src" / "a.py", "--closed"))
 
