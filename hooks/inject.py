@@ -47,7 +47,7 @@ def ask(event: dict[str, object], deadline: float, may_start: bool) -> dict[str,
     else:
         connection = endpoint.connect(home)
     with connection:
-        line = json.dumps({"arsenale": 1, "hook": event}).encode() + b"\n"
+        line = json.dumps({"arsenale": 1, "hook": event, "starts": may_start}).encode() + b"\n"
         connection.settimeout(max(deadline - time.monotonic(), 0.001))
         connection.sendall(line)
         return json.loads(received(connection, deadline))

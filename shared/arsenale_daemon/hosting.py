@@ -93,9 +93,13 @@ class Servers:
         """Whether a server NAME is installed, open or not."""
         return name in self._names
 
-    async def hook(self, event: object) -> str | None:
-        """Ask every server what the assistant is to be told at EVENT; who breaks says nothing."""
-        await self.open_all()
+    async def hook(self, event: object, starts: bool) -> str | None:
+        """Ask every server what the assistant is to be told at EVENT; who breaks says nothing.
+
+        Where a session STARTS there is time to open all of them; a prompt does not wait for that.
+        """
+        if starts:
+            await self.open_all()
         told: dict[str, str] = {}
 
         async def one(name: str) -> None:

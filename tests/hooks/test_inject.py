@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from arsenale_daemon import control
 from arsenale_relay import endpoint
 
 INJECT = Path(__file__).parents[2] / "hooks" / "inject.py"
@@ -50,12 +51,13 @@ def start(source: str = "startup") -> dict[str, Any]:
 
 
 @pytest.fixture
-def known(raw_host: Any) -> Callable[..., None]:
+def known(raw_host: Any, home: Path) -> Callable[..., None]:
     """Let memory know some sentences, through a relay."""
 
     def remember(*sentences: str) -> None:
         host = raw_host("memory")
         host.shake_hands()
+        control.ask(home, "status")  # answers when all servers are open: a prompt has 0.3 s
         answer = host.call(1, "remember", memories=[{"content": text} for text in sentences])
         assert not answer["result"].get("isError"), answer
         host.close()
