@@ -338,6 +338,7 @@ def test_a_fresh_home_is_private(raw_host: Hosts, tmp_path: Path) -> None:
         host.shake_hands()
         assert fresh.stat().st_mode & 0o777 == 0o700
     finally:
+        host.close()  # first: what it just said would start another daemon
         control.down(fresh)
 
 
