@@ -93,30 +93,15 @@ class Servers:
         """Whether a server NAME is installed, open or not."""
         return name in self._names
 
-    async def hook(self, event: object, starts: bool) -> str | None:
+    async def hook(self, event: object, *, starts: bool) -> str | None:
         """Ask every server what the assistant is to be told at EVENT; who breaks says nothing.
 
         Where a session STARTS there is time to open all of them; a prompt does not wait for that.
         """
         if starts:
             await self.open_all()
-        told: dict[str, str] = {}
-
-        async def one(name: str) -> None:
-            try:
-                answer = await self._answers[name](cast("Mapping[str, object]", event))
-            except Exception as exc:  # noqa: BLE001  # a hook fails open
-                self._log.warning("no answer to a hook", server=name, reason=str(exc))
-            else:
-                if answer:
-                    told[name] = answer
-
-        if isinstance(event, dict):
-            with anyio.move_on_after(HOOK_S):
-                async with anyio.create_task_group() as tasks:
-                    for name in self._answers:
-                        tasks.start_soon(one, name)
-        return "\n\n".join(told[name] for name in sorted(told)) or None
+        answers = await self._ask(self._answers, event, HOOK_S, "hook")
+        return "\n\n".join(text for _, text in sorted(answers.items()) if text) or None
 
     async def guard(self, event: object) -> dict[str, Any]:
         """Ask every server that guards whether EVENT may happen.
@@ -125,27 +110,30 @@ class Servers:
         """
         for name in self._guarding:
             await self.open(name)
-        reasons: dict[str, str] = {}
-        silent = set(self._guarding)
+        reasons = await self._ask(self._guards, event, GUARD_S, "guard")
+        silent = [name for name in self._guarding if name not in reasons]
+        error = f"no answer from {', '.join(silent)}" if silent else None
+        deny = "\n\n".join(reason for _, reason in sorted(reasons.items()) if reason) or None
+        return {"deny": deny, "error": error}
 
-        async def one(name: str) -> None:
+    async def _ask(
+        self, asked: Mapping[str, _Answer], event: object, within_s: float, what: str
+    ) -> dict[str, str | None]:
+        """Return what each of ASKED says of EVENT; who breaks, or takes longer, is left out."""
+        said: dict[str, str | None] = {}
+
+        async def one(name: str, answer: _Answer) -> None:
             try:
-                reason = await self._guards[name](cast("Mapping[str, object]", event))
+                said[name] = await answer(cast("Mapping[str, object]", event))
             except Exception as exc:  # noqa: BLE001  # the edge between servers
-                self._log.warning("no answer to a guard", server=name, reason=str(exc))
-            else:
-                silent.discard(name)
-                if reason:
-                    reasons[name] = reason
+                self._log.warning(f"no answer to a {what}", server=name, reason=str(exc))
 
         if isinstance(event, dict):
-            with anyio.move_on_after(GUARD_S):
+            with anyio.move_on_after(within_s):
                 async with anyio.create_task_group() as tasks:
-                    for name in self._guards:
-                        tasks.start_soon(one, name)
-        error = f"no answer from {', '.join(sorted(silent))}" if silent else None
-        deny = "\n\n".join(reasons[name] for name in sorted(reasons)) or None
-        return {"deny": deny, "error": error}
+                    for name, answer in asked.items():
+                        tasks.start_soon(one, name, answer)
+        return said
 
     async def _start(self, name: str) -> None:
         assert self._tasks is not None

@@ -143,7 +143,8 @@ class Daemon:
                 with anyio.fail_after(HELLO_TIMEOUT_S):
                     hello = _hello(await anext(lines, b"{}"))
                 if "hook" in hello:
-                    context = await self._servers.hook(hello["hook"], bool(hello.get("starts")))
+                    starts = hello.get("starts") is True
+                    context = await self._servers.hook(hello["hook"], starts=starts)
                     await stream.send(_line({"context": context}))
                 elif "guard" in hello:
                     await stream.send(_line(await self._servers.guard(hello["guard"])))

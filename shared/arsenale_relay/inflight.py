@@ -49,6 +49,11 @@ class InFlight:
         """Whether a replayed handshake is not answered yet: nothing else may be sent."""
         return self._swallow is not None
 
+    def asks(self, line: bytes) -> bool:
+        """Whether LINE, of the host, wants an answer; what is no JSON is told so in one."""
+        message = _parse(line)
+        return message is None or ("method" in message and message.get("id") is not None)
+
     def sent(self, line: bytes) -> bool:
         """Note that LINE, of the host, goes to the daemon; false when it is to be dropped.
 

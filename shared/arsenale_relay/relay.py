@@ -124,9 +124,21 @@ class Relay:
 
     def _wanted(self) -> bool:
         """Whether a daemon is needed now: a planned end is not undone before the host asks."""
+        if self._goodbye:
+            self._keep_notices()
         if self._unsent:
             return True
         return not self._goodbye and (self._flight.waiting or self._flight.listening())
+
+    def _keep_notices(self) -> None:
+        """Note what the host said that asks nothing: a handshake's end is told to the next daemon.
+
+        The rest was for the one that has gone.
+        """
+        while self._unsent and not self._flight.asks(self._unsent[0]):
+            line = self._unsent.popleft()
+            self._unsent_bytes -= len(line)
+            self._flight.sent(line)
 
     # From the host to the daemon.
 

@@ -13,7 +13,7 @@ POLL_S = 0.004
 """How often a waiting process looks for the daemon's socket."""
 
 MAX_FAILURES = 3
-"""So many daemons that end with an error, one after the other, and no more is started."""
+"""After so many daemons that ended with an error no more is started: each would."""
 
 KEPT_ENVIRONMENT = (
     "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",

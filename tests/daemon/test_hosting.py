@@ -53,6 +53,17 @@ async def test_one_that_failed_is_tried_again_when_it_is_asked_for(
     assert servers.failed == {}
 
 
+@pytest.mark.slow
+async def test_only_the_start_of_a_session_waits_for_all(servers: Servers) -> None:
+    await servers.open("memory")
+    assert await servers.hook({"hook_event_name": "UserPromptSubmit"}, starts=False) is None
+    assert set(servers.surfaces) == {"memory"}
+    assert (await servers.guard({"hook_event_name": "PreToolUse"}))["error"] is None
+    assert set(servers.surfaces) == {"memory", "coordinator"}
+    await servers.hook({"hook_event_name": "SessionStart"}, starts=True)
+    assert set(servers.surfaces) == ALL
+
+
 async def test_at_the_end_nothing_is_opened_any_more(servers: Servers) -> None:
     servers.open_no_more()
     await servers.open("telemetry")

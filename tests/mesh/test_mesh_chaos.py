@@ -21,6 +21,7 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.abc import ByteStream
+from tests.mesh.proc import children
 
 from arsenale_core import boot
 from arsenale_core.tasks import background
@@ -67,9 +68,9 @@ class Nodes:
         """Kill a node, or a worker of one; a node begins again at once."""
         number = self.rolls.choice(list(self.running))
         node = self.running[number]
-        children = _children(node.pid)
-        if children and self.rolls.random() < 0.5:
-            _kill(self.rolls.choice(children))
+        workers = children(node.pid)
+        if workers and self.rolls.random() < 0.5:
+            _kill(self.rolls.choice(workers))
             return
         node.kill()
         node.wait()
@@ -79,14 +80,6 @@ class Nodes:
         for node in self.running.values():
             node.kill()
             node.wait()
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    except OSError:
-        return []
-    return [int(one) for one in text.split()]
 
 
 def _kill(pid: int) -> None:

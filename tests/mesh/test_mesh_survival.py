@@ -26,6 +26,7 @@ import pytest
 from anyio import to_thread
 from mcp import Client, MCPError, StdioServerParameters
 from tests.conftest import end_daemon
+from tests.mesh.proc import children
 from tests.mesh.village import emptied
 
 from arsenale_core import locks
@@ -95,11 +96,11 @@ class Machine:
         ours = self._holder("mesh-node.lock")
         if kind == "our node":
             return ours
-        others = [one.pid for one in self.others.values() if _children(one.pid)]
+        others = [one.pid for one in self.others.values() if children(one.pid)]
         if kind == "another node":
             return rolls.choice(others) if others else None
         nodes = [*others, *([ours] if ours else [])]
-        workers = [worker for node in nodes for worker in _children(node)]
+        workers = [worker for node in nodes for worker in children(node)]
         return rolls.choice(workers) if workers else None
 
     def killed(self, pid: int) -> None:
@@ -147,14 +148,6 @@ class Machine:
             return False
         parent = words[words.index("arsenale_mesh.sandbox.worker") + 1]
         return int(parent) in self.nodes
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    except OSError:
-        return []
-    return [int(one) for one in text.split()]
 
 
 def _processes() -> Iterator[tuple[int, list[bytes], str]]:

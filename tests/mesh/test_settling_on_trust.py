@@ -26,6 +26,16 @@ def trusted(village: Village, *names: str) -> None:
         village.do(lambda c, n=number, s=standing: rows.set_standing(c, n, s))
 
 
+def drawn(village: Village, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """Let a task be delivered on trust, and the draw say that the house is to check it."""
+    monkeypatch.setattr(settling, "RANDOM", Draw(0.0))
+    village.settle_in("ada", house="home")
+    trusted(village, "ada")
+    task = village.task(assurance="provisional")
+    village.say(task, "ada")
+    return task
+
+
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "RANDOM", Draw(0.999))
@@ -95,11 +105,7 @@ def test_who_is_found_to_lie_has_all_it_did_on_trust_run_again(
 def test_a_draw_that_says_so_has_the_house_check_what_is_delivered_meanwhile(
     village: Village, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "RANDOM", Draw(0.0))
-    village.settle_in("ada", house="home")
-    trusted(village, "ada")
-    task = village.task(assurance="provisional")
-    village.say(task, "ada")
+    task = drawn(village, monkeypatch)
     now = village.now(task)
     assert (now.state, now.how, now.wants, now.asks) == ("done", "provisional", 1, "house")
     village.say(task, "home")
@@ -252,11 +258,7 @@ def test_a_product_that_does_not_hold_is_not(village: Village) -> None:
 def test_a_check_that_says_nothing_leaves_what_was_delivered_on_trust(
     village: Village, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "RANDOM", Draw(0.0))
-    village.settle_in("ada", house="home")
-    trusted(village, "ada")
-    task = village.task(assurance="provisional")
-    village.say(task, "ada")
+    task = drawn(village, monkeypatch)
     delivered = village.now(task)
     assert (delivered.how, delivered.wants) == ("provisional", 1)
     village.say(task, "home", status="timeout")

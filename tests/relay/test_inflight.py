@@ -51,6 +51,14 @@ def test_a_handshake_is_replayed_and_its_second_answer_swallowed() -> None:
     assert not flight.handshaking
 
 
+def test_what_asks_nothing_is_no_request() -> None:
+    flight = InFlight()
+    assert flight.asks(line(id=0, method="ping"))
+    assert flight.asks(b"no JSON")
+    assert not flight.asks(line(method="notifications/initialized"))
+    assert not flight.asks(line(id=3, result={}))
+
+
 def test_the_answer_to_a_dead_daemons_question_is_dropped() -> None:
     flight = InFlight()
     assert flight.received(line(id=7, method="elicitation/create"))
