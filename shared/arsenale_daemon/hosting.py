@@ -13,7 +13,7 @@ from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import Runtime, ServerSpec
-from arsenale_daemon import discovery
+from arsenale_daemon import discovery, handshakes
 
 HOOK_S = 3.5
 """How long the servers may think about a hook's event; the hook gives up earlier for a prompt."""
@@ -70,6 +70,13 @@ class Servers:
             async with self._opening:
                 if name not in self._tried and not self._is_ending:
                     await self._start(name)
+
+    async def keep_handshakes(self) -> None:
+        """Let relays that start before the next daemon is up answer as these servers do."""
+        try:
+            await handshakes.keep(self._runtime.settings.home, self.surfaces)
+        except OSError as exc:
+            self._log.warning("answers for relays not kept", reason=str(exc))
 
     def open_no_more(self) -> None:
         """Leave closed what is: the end has come."""

@@ -71,7 +71,7 @@ class Daemon:
         self._settings = settings
         self._runtime = Runtime(settings=settings)
         self._servers = Servers(self._runtime)
-        self._arriving = 0
+        self._arriving = self._asking = 0
         self._connections: set[Connection] = set()
         self._ending: Ending | None = None
         self._end = anyio.Event()
@@ -119,6 +119,7 @@ class Daemon:
                 await anyio.sleep(QUIET_S / 4)
         await self._servers.open_all()
         self._write_state()
+        await self._servers.keep_handshakes()
         if self._settings.http and self._ending is None:
             await self._serve_http()
         else:
@@ -217,9 +218,13 @@ class Daemon:
     async def _control(self, command: str) -> dict[str, Any]:
         if command == "stop":
             self.end("down")
-        await self._servers.open_all()
-        with anyio.move_on_after(HELLO_TIMEOUT_S):
-            await self._http_settled.wait()
+        self._asking += 1  # who waits for an answer is here
+        try:
+            await self._servers.open_all()
+            with anyio.move_on_after(HELLO_TIMEOUT_S):
+                await self._http_settled.wait()
+        finally:
+            self._asking -= 1
         return self.status()
 
     def status(self) -> dict[str, Any]:
@@ -264,7 +269,9 @@ class Daemon:
             return
         self._http_port = bound.getsockname()[1]
         self._write_state()
-        app = web.build(settings, token, self._servers.surfaces, self._runtime.registry, self._seen)
+        clients = web.Clients(seen=self._seen)
+        app = web.build(settings, token, self._servers.surfaces, self._runtime.registry, clients)
+        self._runtime.awake.add(lambda: clients.present)
         self._web = web.WebServer(app)
         self._http_settled.set()
         try:
@@ -286,7 +293,7 @@ class Daemon:
     async def _watch_idleness(self) -> None:
         limit_s = self._settings.idle_exit_s
         while limit_s:
-            if self._connections or any(is_awake() for is_awake in self._runtime.awake):
+            if self._connections or self._asking or any(is_awake() for is_awake in self._runtime.awake):
                 self._seen()
             silent_s = time.monotonic() - self._last_seen
             if silent_s >= limit_s:

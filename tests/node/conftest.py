@@ -62,7 +62,8 @@ def open_url(home: Path) -> Iterator[str]:
         runtime = Runtime(settings=settings)
         async with SERVER.open(runtime) as service:
             mcp = SERVER.mount(service, runtime, CallMetrics(runtime.registry))
-            app = web.build(settings, "known", {"telemetry": mcp}, runtime.registry, lambda: None)
+            clients = web.Clients(seen=lambda: None)
+            app = web.build(settings, "known", {"telemetry": mcp}, runtime.registry, clients)
             holder["server"] = web.WebServer(_WithToken(app))  # type: ignore[arg-type]
             ready.set()
             await holder["server"].serve(sockets=[bound])
