@@ -293,7 +293,11 @@ class Daemon:
     async def _watch_idleness(self) -> None:
         limit_s = self._settings.idle_exit_s
         while limit_s:
-            if self._connections or self._asking or any(is_awake() for is_awake in self._runtime.awake):
+            if (
+                self._connections
+                or self._asking
+                or any(is_awake() for is_awake in self._runtime.awake)
+            ):
                 self._seen()
             silent_s = time.monotonic() - self._last_seen
             if silent_s >= limit_s:

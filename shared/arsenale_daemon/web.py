@@ -98,7 +98,9 @@ class Clients:
 
     seen: Callable[[], None]
     open: int = 0
-    surfaces: Mapping[str, MCPServer[Any]] = field(default_factory=lambda: dict[str, MCPServer[Any]]())
+    surfaces: Mapping[str, MCPServer[Any]] = field(
+        default_factory=lambda: dict[str, MCPServer[Any]]()
+    )
 
     @property
     def present(self) -> bool:
