@@ -33,13 +33,15 @@ class Servers:
     Attributes:
         surfaces: Those that are open, by name.
         failed: Why others are not, by name; who is asked for again is tried again.
+
+    `called` is called after each call of a tool, of any server.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, called: Callable[[], None] = lambda: None) -> None:
         self.surfaces: dict[str, MCPServer[Any]] = {}
         self.failed: dict[str, str] = {}
         self._runtime = runtime
-        self._calls = CallMetrics(runtime.registry)
+        self._calls = CallMetrics(runtime.registry, called)
         self._tasks: TaskGroup | None = None
         self._names = discovery.names()
         self._tried: set[str] = set()

@@ -132,7 +132,10 @@ def test_python_m_arsenale_daemon_is_the_command_line(
 def test_logs_follow(arsenale: Run, environment: dict[str, str]) -> None:
     arsenale("up")
     with subprocess.Popen(
-        [ARSENALE, "logs", "-f", "-n", "0", "--json"], env=environment, stdout=subprocess.PIPE, text=True
+        [ARSENALE, "logs", "-f", "-n", "0", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as follower:
         assert follower.stdout
         time.sleep(1.0)
