@@ -6,6 +6,7 @@ Source: JSON Schema 2020-12; drafts 4 to 7 where a keyword has the same meaning.
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeAlias, TypeGuard, cast
 from urllib.parse import quote
@@ -45,6 +46,14 @@ _UPPER = ("maximum", "exclusiveMaximum")
 
 HINTS = frozenset({"password", "binary", "path", "file-path", "directory-path", "textarea"})
 """Values of `format` that tell a form how to show a text and exclude none."""
+
+ANNOTATIONS = frozenset(
+    {
+        "title", "description", "default", "examples", "example", "deprecated", "readOnly",
+        "writeOnly", "$comment", "$schema", "$id", "$anchor", "$defs", "definitions",
+    }
+)  # fmt: skip
+"""Keywords that constrain nothing."""
 
 OPEN_GAP = Decimal("1e-9")
 """Numbers closer than this to an open, whole bound are not generated."""
@@ -86,23 +95,39 @@ def pointer(path: Sequence[str]) -> str:
 def prepared(schema: Schema) -> Schema:
     """Return SCHEMA with what llguidance keeps wrong or refuses for no reason rewritten.
 
-    Keywords that exclude nothing are left out. An open bound becomes a closed one
-    `OPEN_GAP` further in where llguidance would let the bound itself through.
+    Keywords that exclude nothing are left out. An object that lists its properties has no others
+    unless the schema says so, and an integer has 16 digits at most: a model could go on without
+    end otherwise, and what it writes fits the schema all the same. An open bound becomes a closed
+    one `OPEN_GAP` further in where llguidance would let the bound itself through.
 
     Raises:
         InvalidError: It is nested too deeply, or asks for a number of properties that llguidance
             would count wrong.
     """
+    found = [each for _, each in subschemas(schema)]
     bounds = {
-        value
-        for _, each in subschemas(schema)
-        for key in (*_LOWER, *_UPPER)
-        if _is_number(value := each.get(key))
+        value for each in found for key in (*_LOWER, *_UPPER) if _is_number(value := each.get(key))
     }
-    return _prepared(schema, (), bounds)
+    return _prepared(schema, (), _Whole(bounds=bounds, merges=any(map(_merges, found))))
 
 
-def _prepared(schema: Any, path: Path, bounds: Collection[float]) -> Any:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whole:
+    """What a subschema has to know of the whole: its bounds, and whether objects are merged."""
+
+    bounds: Collection[float]
+    merges: bool
+
+
+def _merges(schema: Schema) -> bool:
+    """Say whether SCHEMA makes one object of several descriptions; each then lacks some names."""
+    parts = {"allOf", "anyOf", "oneOf", "$ref"} & schema.keys()
+    every = schema.get("allOf")
+    several = isinstance(every, list) and len(cast("list[Any]", every)) > 1
+    return several or (bool(parts) and len(schema.keys() - ANNOTATIONS) > 1)
+
+
+def _prepared(schema: Any, path: Path, whole: _Whole) -> Any:
     if len(path) > MOST_LEVELS:
         raise InvalidError(
             "the JSON schema is nested too deeply", hint="name inner parts under `$defs`"
@@ -110,11 +135,13 @@ def _prepared(schema: Any, path: Path, bounds: Collection[float]) -> Any:
     if not isinstance(schema, dict):
         return schema
     given = cast("Schema", schema)
-    _check_count(given, path)
     kept = {key: value for key, value in given.items() if not _is_neutral(key, value, given)}
-    _close_bounds(kept, bounds)
+    _close_bounds(kept, whole.bounds)
     _bound_integers(kept)
-    return _mapped(kept, lambda step, child: _prepared(child, path + step, bounds))
+    if not whole.merges:
+        _close_object(kept)
+    _check_count(kept, path)
+    return _mapped(kept, lambda step, child: _prepared(child, path + step, whole))
 
 
 def _mapped(schema: Schema, change: Callable[[Path, Any], Any]) -> Schema:
@@ -161,7 +188,8 @@ def _check_count(schema: Schema, path: Path) -> None:
     """Refuse `minProperties` where llguidance would count a repeated name twice."""
     least, required = schema.get("minProperties"), schema.get("required")
     sure = len(set(map(str, cast("list[Any]", required)))) if isinstance(required, list) else 0
-    if isinstance(least, int) and least > max(1, sure):
+    closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+    if isinstance(least, int) and least > max(1, sure) and not closed:
         raise refusal(
             path, "minProperties", "names that repeat would count",
             hint="list the properties that must be there under `required`",
@@ -192,6 +220,16 @@ def _close_bounds(schema: Schema, bounds: Collection[float]) -> None:
         del schema[open_]
         if not _is_number(other) or sign * (inner - other) > 0:
             schema[closed] = inner
+
+
+def _close_object(schema: Schema) -> None:
+    """Let an object have the properties that are listed, where nothing is said of others."""
+    named = schema.get("properties")
+    if not isinstance(named, dict) or {"additionalProperties", "patternProperties"} & schema.keys():
+        return
+    required: Any = schema.get("required", [])
+    if isinstance(required, list) and set(map(str, cast("list[Any]", required))) <= named.keys():
+        schema["additionalProperties"] = False
 
 
 def _bound_integers(schema: Schema) -> None:
