@@ -107,6 +107,9 @@ class Model:
 _LOCATION = re.compile(r"^(\w+: )?(error loading model: )?(error loading model \w+: )?(\w+: )?")
 """The functions of llama.cpp that an error passed through."""
 
+_EMPTY_WORDS = r"failed to (load model( from .*)?|read header)$"
+"""What llama.cpp adds to the reason at each level."""
+
 _REMEDIES = (
     (
         r"unknown (model architecture|pre-tokenizer)",
@@ -131,8 +134,9 @@ _REMEDIES = (
 def load_reason(lines: Sequence[str]) -> str:
     """Return why llama.cpp could not load a model, from the error LINES that it logged."""
     told = [_LOCATION.sub("", line, count=1) for line in lines]
-    kept = [line for line in dict.fromkeys(told) if line and line != "failed to load model"]
-    return "; ".join(kept) or "it gives no reason"
+    found = [line for line in dict.fromkeys(told) if line]
+    kept = [line for line in found if not re.match(_EMPTY_WORDS, line)]
+    return "; ".join(kept or found[:1]) or "it gives no reason"
 
 
 def load_hint(reason: str) -> str:
