@@ -5,15 +5,15 @@ Source: https://github.com/guidance-ai/llguidance (a lexer of derivatives below 
 
 import json
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
-import llguidance.llamacpp
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from arsenale_core.errors import InvalidError
 from arsenale_inference import json_schemas
+from arsenale_inference.engine import llama
 from arsenale_inference.engine.model import Model
 
 FORM: dict[str, Any] = {
@@ -118,11 +118,27 @@ class Constraints:
 
     def _tokens(self) -> LLTokenizer:
         if self._tokenizer is None:
-            model = self._model
-            vocabulary: Any = model.vocabulary
-            ends = [token for token in range(model.info.n_vocab) if model.ends(token)]
-            self._tokenizer = llguidance.llamacpp.lltokenizer_from_vocab(vocabulary, eos_token=ends)
+            self._tokenizer = _tokenizer(self._model)
         return self._tokenizer
+
+
+def _tokenizer(model: Model) -> LLTokenizer:
+    """Return llguidance's tokenizer of MODEL, which outlives it.
+
+    Source: `lltokenizer_from_vocab` of llguidance.llamacpp, which imports llama_cpp by itself.
+    """
+    vocabulary, tokens = model.vocabulary, range(model.info.n_vocab)
+    made: LLTokenizer = cast("Any", LLTokenizer).from_llamacpp(
+        tokens=[
+            b"\xff" * llama.is_special(vocabulary, token) + model.piece(token, special=True)
+            for token in tokens
+        ],
+        vocab_ptr=vocabulary,
+        tokenize_fptr=llama.tokenize_address(),
+        eos_token=[token for token in tokens if model.ends(token)],
+        slices=None,
+    )
+    return made
 
 
 def reason(matcher: LLMatcher) -> str:

@@ -168,6 +168,21 @@ def piece(vocab: Handle, token: int, *, special: bool) -> bytes:
         size = -n
 
 
+def is_special(vocab: Handle, token: int) -> bool:
+    """Say whether TOKEN is no text: a control token, or one of the user's that looks like one."""
+    kind = int(L.llama_vocab_get_attr(vocab, token))
+    if kind & L.LLAMA_TOKEN_ATTR_CONTROL:
+        return True
+    text = piece(vocab, token, special=True)
+    named = kind & L.LLAMA_TOKEN_ATTR_USER_DEFINED
+    return bool(named) and text.startswith(b"<") and text.endswith(b">")
+
+
+def tokenize_address() -> int:
+    """Return where `llama_tokenize` is, for libraries that call it themselves."""
+    return _address(L.llama_tokenize)
+
+
 def is_end(vocab: Handle, token: int) -> bool:
     """Say whether TOKEN ends a generation."""
     return bool(L.llama_vocab_is_eog(vocab, token))
