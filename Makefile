@@ -8,20 +8,24 @@ BESIDE := --numprocesses $(JOBS) --dist loadfile
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick format lint types pytest node models inference academy bench clean
+.PHONY: help install demo test quick tools format lint types pytest models inference academy bench clean
 
 help:            ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
 install: $(VENV)/.installed ## Make .venv and install arsenale into it.
 
-demo: install    ## Play a recorded coding session through the real thing.
+demo: install    ## Show in a minute what each server is for, in a temporary home.
+	@$(BIN)/python -m arsenale_inference.installation --constraint constraints.txt || echo "The demo goes on without local models."
 	$(BIN)/arsenale demo
 
-test: lint types pytest ## The whole gate.
+test: tools lint types pytest ## The whole gate. It installs what it can and reports what it skips.
 
 quick: $(VENV)/.developed ## The gate's fast part: no slow tests.
 	$(BIN)/pytest -q $(BESIDE) -m "not slow"
+
+tools: $(VENV)/.developed ## Install what some tests need: engine, Node tools, torch (CPU build).
+	$(BIN)/python tests/tools.py
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff format --check .
@@ -37,14 +41,14 @@ format: $(VENV)/.developed ## Format, and mend what ruff can mend.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-node: $(VENV)/.node ## Install the MCP Inspector and the conformance suite for the tests that use them.
-
 models: $(VENV)/.developed ## Fetch MiniLM into ARSENALE_HOME: better vectors than the built-in ones.
 	$(BIN)/arsenale models install minilm
 
-inference: $(VENV)/.inference ## Build llama-cpp-python, once a machine: about 4 minutes on two free cores.
+inference: install ## Install the inference engine: prebuilt in seconds, else built in minutes.
+	$(BIN)/python -m arsenale_inference.installation --constraint constraints.txt $(if $(FROM_SOURCE),--from-source)
 
-academy: $(VENV)/.academy ## Install torch for training: on Linux its CPU build, 192 MB.
+academy: $(VENV)/.developed ## Install torch for training: on Linux its CPU build, 192 MB.
+	$(BIN)/python tests/tools.py torch
 
 bench: $(VENV)/.developed ## Print every figure of benchmarks/.
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
@@ -55,7 +59,8 @@ clean:           ## Remove what was built here.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Arsenale needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python's venv module is missing or broken (Debian, Ubuntu: apt install python3-venv)."; exit 1; }
 	$(PIP) --upgrade pip
 	touch $@
 
@@ -65,18 +70,4 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.developed: $(VENV)/.installed
 	$(PIP) --group dev
-	touch $@
-
-$(VENV)/.node: $(VENV)/.developed tests/node/package.json
-	tests/node/install $(BIN)/python $(VENV)/node
-	touch $@
-
-$(VENV)/.inference: $(VENV)/.installed
-	$(BIN)/python -m arsenale_inference.installing --constraint constraints.txt
-	touch $@
-
-# PyPI's torch for Linux does not start without CUDA's libraries. The CPU build lies at its makers' own index;
-# where that cannot be reached, pip takes PyPI's.
-$(VENV)/.academy: $(VENV)/.installed
-	$(PIP) --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu --editable '.[academy]'
 	touch $@

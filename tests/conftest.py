@@ -26,6 +26,17 @@ if os.environ.get("CI"):
 # A background job of a shell ignores Ctrl-C, and so would every process that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+MISSING_TOOLS = Path(sys.prefix, "missing-tools.txt")
+"""What `tests/tools.py` could not install."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeat what is not installed, and so was not tested, where everybody looks."""
+    if MISSING_TOOLS.exists() and (text := MISSING_TOOLS.read_text(encoding="utf-8")):
+        terminalreporter.section("not installed on this machine")
+        terminalreporter.write(text)
+
+
 RELAY = Path(str(arsenale_relay.__file__)).with_name("__main__.py")
 
 

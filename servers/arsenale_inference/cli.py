@@ -20,6 +20,7 @@ from arsenale_core import sidecar
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
 from arsenale_inference.catalogue import BaseEntry, Catalogue, LayerEntry
+from arsenale_inference.installation.installer import install_here
 
 app = typer.Typer(help="Local models: start, stop, ask.", no_args_is_help=True)
 models = typer.Typer(help="Models: list, add, remove, install.", invoke_without_command=True)
@@ -33,6 +34,18 @@ DOWNLOAD_S = 60.0
 
 
 # ---------------------------------------------------------------- arsenale inference
+@app.command("install")
+def install_engine(
+    from_source: Annotated[
+        bool, typer.Option("--from-source", help="Build it; honours CMAKE_ARGS (for a GPU).")
+    ] = False,
+) -> None:
+    """Install the engine, llama.cpp: prebuilt where there is one (88 MB), else built here."""
+    with _told():
+        result = install_here(from_source=from_source, constraint=None, say=out.print)
+        out.print(result, markup=False)
+
+
 @app.command()
 def up(as_json: Json = False) -> None:
     """Start the sidecar, unless it runs, and say where it is."""

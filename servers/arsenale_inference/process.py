@@ -12,11 +12,14 @@ from anyio.abc import Process
 
 from arsenale_core import logs
 from arsenale_core.errors import UnavailableError
-from arsenale_inference import err_files
+from arsenale_inference import err_files, exits
 from arsenale_inference.messages import Event, Failed, Ready, Request, decode, encode, error_of
 
 LOAD_S = 600.0
 """A large model comes from a slow disk, and layers are measured once."""
+
+DEATH_S = 1.0
+"""How long a process that closed its output may take to end: a core dump is written first."""
 
 LINE_BYTES = 1 << 20
 
@@ -28,6 +31,8 @@ class WorkerProcess:
         self._options, self._err_file = options, err_file
         self._process: Process | None = None
         self._buffer = b""
+        self._killed = self._closed = False
+        self._status: int | None = None
         self._writing = anyio.Lock()
         self._log = logs.get("arsenale.inference")
 
@@ -58,8 +63,9 @@ class WorkerProcess:
                 event = await self._event()
         except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError, ValueError) as exc:
             await self.end()
+            ended = self.how_it_ended() or "does not start"
             raise UnavailableError(
-                "the model worker does not start", hint=f"see {self._err_file}"
+                f"the model worker {ended} while it loaded the model", hint=self.remedy()
             ) from exc
         if isinstance(event, Failed):
             await self.end()
@@ -92,9 +98,22 @@ class WorkerProcess:
         """Keep what it says on stderr from growing without end."""
         err_files.bound(self._err_file)
 
+    def how_it_ended(self) -> str | None:
+        """Return what ended it, as `was killed by SIGILL (illegal instruction)`.
+
+        None while it runs, and where the sidecar itself ended it.
+        """
+        return None if self._killed or self._status is None else exits.describe(self._status)
+
+    def remedy(self) -> str:
+        """Return what a person can do about how it ended."""
+        known = None if self._killed or self._status is None else exits.remedy(self._status)
+        return known or f"the reason is in {self._err_file}"
+
     def kill(self) -> None:
         """End it at once: it hangs."""
         if self._process is not None and self._process.returncode is None:
+            self._killed = True
             self._process.kill()
 
     async def end(self) -> None:
@@ -103,17 +122,29 @@ class WorkerProcess:
         if process is None:
             return
         with anyio.CancelScope(shield=True):
+            await self._wait_for_its_own_end(process)
             if process.returncode is None:
+                self._killed = True
                 process.kill()
-            await process.wait()
+            self._status = await process.wait()
             await process.aclose()
         err_files.closed(self._err_file)
+
+    async def _wait_for_its_own_end(self, process: Process) -> None:
+        """Give a process that closed its output the moment that its exit status takes."""
+        if self._closed and process.returncode is None:
+            with anyio.move_on_after(DEATH_S):
+                await process.wait()
 
     async def _event(self) -> Event:
         process = self._process
         if process is None or process.stdout is None:  # it was ended between two events
             raise anyio.ClosedResourceError
         while b"\n" not in self._buffer:
-            self._buffer += await process.stdout.receive(LINE_BYTES)
+            try:
+                self._buffer += await process.stdout.receive(LINE_BYTES)
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                self._closed = True
+                raise
         line, _, self._buffer = self._buffer.partition(b"\n")
         return decode(line)

@@ -331,11 +331,15 @@ class Inference:
         if unloaded:
             self.wake()
             return
-        self._log.warning("a model worker ended", model=served.name, worker=worker.number)
+        ended = worker.process.how_it_ended() or "was ended"
+        self._log.warning(
+            "a model worker ended", model=served.name, worker=worker.number, how=ended
+        )
         if len(served.restarts) > RESTARTS:
             served.broken = UnavailableError(
-                f"the workers of {served.name} died {len(served.restarts)} times in a minute",
-                hint="see the log of the last one under ARSENALE_HOME/logs, then try again",
+                f"the workers of {served.name} died {len(served.restarts)} times in a minute; "
+                f"the last one {ended}",
+                hint=worker.process.remedy(),
             )
             self._fail_waiting(served, served.broken)
         elif served.used_s > now_s - self.options.idle_s:

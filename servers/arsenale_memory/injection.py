@@ -64,7 +64,7 @@ class Injector:
         project = Path(cwd) if isinstance(cwd := event.get("cwd"), str) and cwd else None
         match name:
             case "sessionstart" if self.switches.identity:
-                return await self._identity(str(event.get("source") or ""), session, project)
+                return await self._identity(event, session, project)
             case "userpromptsubmit" if self.switches.memories:
                 return await self._memories(str(event.get("prompt") or ""), session, project)
             case "precompact" | "sessionend" if self.switches.checkpoints:
@@ -73,18 +73,24 @@ class Injector:
             case _:
                 return None
 
-    async def _identity(self, source: str, session: str, project: Path | None) -> str | None:
-        """Return the card after a compaction; card and briefing when a session begins."""
+    async def _identity(
+        self, event: Mapping[str, object], session: str, project: Path | None
+    ) -> str | None:
+        """Return the card after a compaction; card and briefing when a session begins.
+
+        A preview is kept for sessions to come and counts as no injection.
+        """
         begun = anyio.current_time()
         persona = self.switches.persona
         if await self._knows_nothing(persona, project):
             return None
         text = await self.personas.card(persona, project)
-        if source == "compact":
+        if event.get("source") == "compact":
             self._told.pop(session, None)  # what was told is gone with the context
         else:
             text += "\n" + await self.personas.briefing(persona, project)
-        await self._record("SessionStart", session, (), text, begun)
+        if not event.get("preview"):
+            await self._record("SessionStart", session, (), text, begun)
         return text
 
     async def _memories(self, prompt: str, session: str, project: Path | None) -> str | None:

@@ -28,6 +28,7 @@ from arsenale_memory.reflecting import Reflecting
 from arsenale_memory.research import Research
 from arsenale_memory.service import Memory
 from arsenale_memory.store import MemoryStore
+from arsenale_relay import session_start
 
 if TYPE_CHECKING:
     from arsenale_memory.knowledge import Knowledge
@@ -37,6 +38,9 @@ QUESTIONS_KEPT = 500
 
 SETTLE_S = 3.0
 """How long after the start it is looked for what waits: not while someone waits for us."""
+
+REMOVALS = frozenset({"forget", "revise"})
+"""Operations after which a kept text of a session's start may hold what must not be told again."""
 
 PURGE_EVERY_S = 6 * 3600
 
@@ -79,6 +83,11 @@ async def open_services(
                 tasks.start_soon(made.run_release, settings.embedder_idle_s)
                 return made
 
+            def operated(operation: str) -> None:
+                used(operation)
+                if operation in REMOVALS:
+                    session_start.discard(str(settings.home))
+
             memory = Memory(
                 store=store,
                 make_knowledge=make,
@@ -87,7 +96,7 @@ async def open_services(
                 zone=zone,
                 undo_days=settings.memory_undo_days,
                 now=now,
-                used=used,
+                used=operated,
             )
             personas = Personas(
                 memory=memory,

@@ -319,6 +319,11 @@ def cache_folder() -> Path:
     return Path(given or Path.home() / ".cache") / "arsenale"
 
 
-def build_arguments() -> str:
-    """Return `CMAKE_ARGS`, by which people choose what a native library is built with."""
-    return os.environ.get("CMAKE_ARGS", "")
+def build_flags() -> dict[str, str]:
+    """Return the variables by which people choose how a native library is built."""
+    return {name: os.environ.get(name, "") for name in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS")}
+
+
+def process_environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a tool that is run once: this one's, with MORE on top."""
+    return {**os.environ, **more}

@@ -3,7 +3,7 @@
 A registry is a value that one process makes and passes on; nothing here is global.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -13,9 +13,12 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 
 
 class CallMetrics:
-    """Counts and times the MCP tool calls that a process serves."""
+    """Counts and times the MCP tool calls that a process serves; `called` is called after each."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, called: Callable[[], None] = lambda: None
+    ) -> None:
+        self._called = called
         self._calls = Counter(
             "arsenale_mcp_calls",
             "MCP tool calls served, by server, tool and outcome.",
@@ -34,6 +37,7 @@ class CallMetrics:
         """Record one call. TOOL is a name the server knows, so that labels stay few."""
         self._calls.labels(server, tool, status).inc()
         self._seconds.labels(server, tool).observe(seconds)
+        self._called()
 
 
 def gauges(name: str, said: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -28,7 +28,7 @@ AGAIN_S = 0.5
 ALREADY_RUNS = 75
 """Exit status of a sidecar that found another one in its home (`EX_TEMPFAIL` of sysexits.h)."""
 
-NOT_INSTALLED = "run `make inference` in a checkout, else `python -m arsenale_inference.installing`"
+NOT_INSTALLED = "run `arsenale inference install` (in a checkout: `make inference`)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from mcp.types import (
 from pydantic import ValidationError
 
 from arsenale_core.errors import InvalidError
+from arsenale_relay.messages import find_id
 
 CHUNK_BYTES = 65_536
 """How much is read from a socket at a time."""
@@ -94,8 +95,8 @@ async def serve_lines(
 ) -> None:
     """Serve one client: its messages are LINES, the answers go to SEND, until LINES ends.
 
-    A line that is no JSON-RPC message is reported to the SDK, which logs it, and answered if it
-    has an id: who sent half a character would wait for ever. The connection goes on.
+    A line that is not a JSON-RPC message is reported to the SDK, which logs it, and answered with
+    an error: a client that sent half a character would wait for ever. The connection goes on.
     Back-pressure: no line is taken while the server does not accept it.
     """
     low = mcp._lowlevel_server  # pyright: ignore[reportPrivateUsage]  # no public way in mcp 2.3
@@ -121,10 +122,9 @@ async def _feed(
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValidationError as exc:
-                    if (id := _request_id(line)) is not None:
-                        fault = ErrorData(code=PARSE_ERROR, message=f"no message: {_first(exc)}")
-                        refusal = JSONRPCError(jsonrpc="2.0", id=id, error=fault)
-                        await to_client.send(SessionMessage(refusal))
+                    fault = ErrorData(code=PARSE_ERROR, message=f"invalid message: {_first(exc)}")
+                    refusal = JSONRPCError(jsonrpc="2.0", id=_request_id(line), error=fault)
+                    await to_client.send(SessionMessage(refusal))
                     await to_server.send(exc)
                 else:
                     traffic.came(message)
@@ -133,12 +133,7 @@ async def _feed(
 
 def _request_id(line: bytes) -> int | str | None:
     """Return the id of a request that cannot be read as a whole, if it can be found."""
-    try:
-        found: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    id = found.get("id") if isinstance(found, dict) and "method" in found else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return id if isinstance(id, int | str) and not isinstance(id, bool) else None
+    return json.loads(find_id(line))
 
 
 def _first(exc: ValidationError) -> str:

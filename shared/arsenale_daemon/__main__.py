@@ -1,11 +1,20 @@
-"""`python -m arsenale_daemon`: the daemon itself, as the first relay or `arsenale up` starts it."""
+"""`python -m arsenale_daemon`: the daemon itself, as the first relay or `arsenale up` starts it.
+
+With the words of a command it is that command: `python -m arsenale_daemon status`.
+"""
 
 import gc
+import sys
+
+if sys.argv[1:] and sys.argv[1:] != ["--foreground"]:
+    from arsenale_daemon.cli import main as run_command
+
+    run_command()
+    sys.exit()
 
 gc.disable()  # nothing of the imports is garbage: this takes a sixth off the start
 
 import os  # noqa: E402
-import sys  # noqa: E402
 
 import anyio  # noqa: E402
 import prometheus_client  # noqa: E402

@@ -11,14 +11,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from arsenale_core import sidecar
 from arsenale_core.checks import Check, State
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
@@ -28,7 +26,6 @@ from arsenale_relay import __version__, endpoint
 CHECKS = "arsenale.checks"
 """Entry points of servers: a function of the settings that yields checks."""
 
-COMPILERS = ("cc", "gcc", "clang")
 LOW_DISK_BYTES = 512 * 2**20
 HOOK_ROUNDS = 20
 HOOK_PAYLOAD = b'{"hook_event_name":"PreToolUse","session_id":"doctor"}' + b" " * 2_000 + b"\n"
@@ -48,7 +45,6 @@ def examine(settings: Settings, project: Path, user_home: Path) -> list[Check]:
         lambda: _spool(settings),
         lambda: _hosts(settings, project, user_home),
         lambda: _guards(settings, project, user_home),
-        lambda: _inference(settings),
         lambda: _servers(settings),
         lambda: _hook_cost(),
     ):
@@ -153,30 +149,6 @@ def _daemon(settings: Settings) -> Iterator[Check]:
         if server["state"] != "up":
             mend = "mend the reason, then `arsenale down`; the next call starts it again"
             yield Check(name, "fail", str(server["reason"]), mend)
-
-
-def _inference(settings: Settings) -> Iterator[Check]:
-    """Say whether local models can run, on what, and how layers are mixed where they do."""
-    found = find_spec("llama_cpp")
-    if found is None or found.origin is None:
-        yield Check("inference", "ok", f"no engine; local models take one: {sidecar.NOT_INSTALLED}")
-        return
-    libraries = {each.name for each in (Path(found.origin).parent / "lib").glob("*ggml-*")}
-    gpu = [kind for kind in ("cuda", "metal", "vulkan", "hip") if any(kind in n for n in libraries)]
-    said = f"engine {version('llama-cpp-python')}, {', '.join(gpu) or 'CPU only'}"
-    if settings.inference_gpu_layers and not gpu:
-        mend = "build it for your GPU (CMAKE_ARGS=-DGGML_CUDA=ON), or inference_gpu_layers = 0"
-        yield Check("inference", "warn", f"{said}: `inference_gpu_layers` has no effect", mend)
-        return
-    running = sidecar.address(settings.home)
-    if running is None:
-        compiler = next((each for each in COMPILERS if shutil.which(each)), None)
-        mixing = (
-            f"mixed by {compiler}-compiled code" if compiler else "mixed by numpy (no compiler)"
-        )
-        yield Check("inference", "ok", f"{said}; layers are {mixing}; the sidecar is down")
-    else:
-        yield Check("inference", "ok", f"{said}; sidecar at {running.url} (pid {running.pid})")
 
 
 def _servers(settings: Settings) -> Iterator[Check]:

@@ -13,7 +13,7 @@ from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import Runtime, ServerSpec
-from arsenale_daemon import discovery
+from arsenale_daemon import discovery, handshakes
 
 HOOK_S = 3.5
 """How long the servers may think about a hook's event; the hook gives up earlier for a prompt."""
@@ -33,13 +33,15 @@ class Servers:
     Attributes:
         surfaces: Those that are open, by name.
         failed: Why others are not, by name; who is asked for again is tried again.
+
+    `called` is called after each call of a tool, of any server.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, called: Callable[[], None] = lambda: None) -> None:
         self.surfaces: dict[str, MCPServer[Any]] = {}
         self.failed: dict[str, str] = {}
         self._runtime = runtime
-        self._calls = CallMetrics(runtime.registry)
+        self._calls = CallMetrics(runtime.registry, called)
         self._tasks: TaskGroup | None = None
         self._names = discovery.names()
         self._tried: set[str] = set()
@@ -70,6 +72,13 @@ class Servers:
             async with self._opening:
                 if name not in self._tried and not self._is_ending:
                     await self._start(name)
+
+    async def keep_handshakes(self) -> None:
+        """Let relays that start before the next daemon is up answer as these servers do."""
+        try:
+            await handshakes.keep(self._runtime.settings.home, self.surfaces)
+        except OSError as exc:
+            self._log.warning("answers for relays not kept", reason=str(exc))
 
     def open_no_more(self) -> None:
         """Leave closed what is: the end has come."""

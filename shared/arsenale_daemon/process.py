@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -21,6 +22,7 @@ from arsenale_core.surface import PEER, Peer, Runtime
 from arsenale_core.wire import Traffic, read_lines, serve_lines
 from arsenale_daemon import paths
 from arsenale_daemon.hosting import Servers
+from arsenale_daemon.session_starts import SessionStarts
 from arsenale_relay import __version__, endpoint
 
 if TYPE_CHECKING:
@@ -70,8 +72,9 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._runtime = Runtime(settings=settings)
-        self._servers = Servers(self._runtime)
-        self._arriving = 0
+        self._servers = Servers(self._runtime, called=lambda: self._starts.changed())
+        self._starts = SessionStarts(str(settings.home), partial(self._servers.hook, starts=True))
+        self._arriving = self._asking = 0
         self._connections: set[Connection] = set()
         self._ending: Ending | None = None
         self._end = anyio.Event()
@@ -94,6 +97,7 @@ class Daemon:
                 serving.start_soon(self._accept, listener, serving)
                 serving.start_soon(self._open_the_rest)
                 serving.start_soon(self._watch_idleness)
+                serving.start_soon(self._keep_session_starts)
                 self._write_state()
                 self._log.info("up", version=__version__)
                 await self._end.wait()
@@ -119,10 +123,15 @@ class Daemon:
                 await anyio.sleep(QUIET_S / 4)
         await self._servers.open_all()
         self._write_state()
+        await self._servers.keep_handshakes()
         if self._settings.http and self._ending is None:
             await self._serve_http()
         else:
             self._http_settled.set()
+
+    async def _keep_session_starts(self) -> None:
+        await self._http_settled.wait()  # all servers are open
+        await self._starts.run()
 
     def _is_quiet(self) -> bool:
         since = time.monotonic() - QUIET_S
@@ -143,9 +152,7 @@ class Daemon:
                 with anyio.fail_after(HELLO_TIMEOUT_S):
                     hello = _hello(await anext(lines, b"{}"))
                 if "hook" in hello:
-                    starts = hello.get("starts") is True
-                    context = await self._servers.hook(hello["hook"], starts=starts)
-                    await stream.send(_line({"context": context}))
+                    await self._hook(stream, hello)
                 elif "guard" in hello:
                     await stream.send(_line(await self._servers.guard(hello["guard"])))
                 elif "control" in hello:
@@ -160,6 +167,17 @@ class Daemon:
                 self._log.debug("a client went")
             finally:
                 self._last_seen = time.monotonic()
+
+    async def _hook(self, stream: SocketStream, hello: dict[str, Any]) -> None:
+        """Answer a hook; one that has printed a session's kept text goes without an answer."""
+        event, starts = hello["hook"], hello.get("starts") is True
+        context = await self._servers.hook(event, starts=starts)
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await stream.send(_line({"context": context}))
+        if starts and isinstance(event, dict):
+            await self._starts.begun(cast("dict[str, Any]", event), context)
+        else:
+            self._starts.changed()
 
     async def _serve_safely(
         self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]
@@ -217,9 +235,13 @@ class Daemon:
     async def _control(self, command: str) -> dict[str, Any]:
         if command == "stop":
             self.end("down")
-        await self._servers.open_all()
-        with anyio.move_on_after(HELLO_TIMEOUT_S):
-            await self._http_settled.wait()
+        self._asking += 1  # who waits for an answer is here
+        try:
+            await self._servers.open_all()
+            with anyio.move_on_after(HELLO_TIMEOUT_S):
+                await self._http_settled.wait()
+        finally:
+            self._asking -= 1
         return self.status()
 
     def status(self) -> dict[str, Any]:
@@ -264,7 +286,9 @@ class Daemon:
             return
         self._http_port = bound.getsockname()[1]
         self._write_state()
-        app = web.build(settings, token, self._servers.surfaces, self._runtime.registry, self._seen)
+        clients = web.Clients(seen=self._seen)
+        app = web.build(settings, token, self._servers.surfaces, self._runtime.registry, clients)
+        self._runtime.awake.add(lambda: clients.present)
         self._web = web.WebServer(app)
         self._http_settled.set()
         try:
@@ -286,7 +310,11 @@ class Daemon:
     async def _watch_idleness(self) -> None:
         limit_s = self._settings.idle_exit_s
         while limit_s:
-            if self._connections or any(is_awake() for is_awake in self._runtime.awake):
+            if (
+                self._connections
+                or self._asking
+                or any(is_awake() for is_awake in self._runtime.awake)
+            ):
                 self._seen()
             silent_s = time.monotonic() - self._last_seen
             if silent_s >= limit_s:

@@ -44,5 +44,6 @@ async def _serve(name: str, transport: Transport, settings: Settings) -> None:
         address = f"http://{settings.http_host}:{bound.getsockname()[1]}/{name}/{path}"
         sys.stderr.write(f"serving {address} (token: {settings.home / 'token'})\n")
         token = paths.token(settings.home)
-        app = web.build(settings, token, {name: mcp}, runtime.registry, lambda: None)
+        clients = web.Clients(seen=lambda: None)
+        app = web.build(settings, token, {name: mcp}, runtime.registry, clients)
         await web.WebServer(app, handle_signals=True).serve(sockets=[bound])

@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arsenale_core.config import Settings
 from arsenale_daemon.security import Gate, RateLimiter
@@ -49,9 +51,9 @@ def build(
     token: str,
     surfaces: Mapping[str, MCPServer[Any]],
     registry: CollectorRegistry,
-    seen: Callable[[], None],
+    clients: "Clients",
 ) -> Starlette:
-    """Return the application; SEEN is called at each request, to show that someone is here."""
+    """Return the application; CLIENTS counts who is here."""
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok", "servers": sorted(surfaces)})
@@ -80,16 +82,72 @@ def build(
         max_body_bytes=settings.http_max_body_bytes,
         rate=RateLimiter(settings.http_rate_per_minute),
     )
-    return Starlette(routes=routes, lifespan=lifespan, middleware=[gate, Middleware(_Seen, seen)])
+    clients.surfaces = surfaces
+    middleware = [gate, Middleware(_Counted, clients), Middleware(_Fresh)]
+    return Starlette(routes=routes, lifespan=lifespan, middleware=middleware)
 
 
-class _Seen:
-    def __init__(self, app: Any, seen: Callable[[], None]) -> None:
+@dataclass(slots=True)
+class Clients:
+    """Who uses the daemon over HTTP.
+
+    Attributes:
+        open: Requests that are being answered, streams included.
+        seen: Called at each request.
+    """
+
+    seen: Callable[[], None]
+    open: int = 0
+    surfaces: Mapping[str, MCPServer[Any]] = field(
+        default_factory=lambda: dict[str, MCPServer[Any]]()
+    )
+
+    @property
+    def present(self) -> bool:
+        """Whether a request is being answered or an MCP session exists.
+
+        The SDK closes a session that was not used for 30 minutes
+        (`StreamableHTTPSessionManager.session_idle_timeout`).
+        """
+        return bool(self.open) or any(
+            mcp.session_manager._server_instances  # pyright: ignore[reportPrivateUsage]  # no public way
+            for mcp in self.surfaces.values()
+        )
+
+
+class _Counted:
+    """Middleware that counts the open requests."""
+
+    def __init__(self, app: ASGIApp, clients: Clients) -> None:
+        self._app, self._clients = app, clients
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # the lifespan of the application itself
+            await self._app(scope, receive, send)
+            return
+        self._clients.seen()
+        self._clients.open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._clients.open -= 1
+            self._clients.seen()
+
+
+class _Fresh:
+    """Middleware that opens a new stream where a client asks to resume one.
+
+    Events have no ids here, so that there is nothing to replay after a `Last-Event-ID`. The MCP SDK
+    2.3 answers 500 to the header where it keeps no events.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._seen = seen
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self._seen()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kept = [pair for pair in scope["headers"] if pair[0] != b"last-event-id"]
+            scope = {**scope, "headers": kept}
         await self._app(scope, receive, send)
 
 

@@ -3,6 +3,8 @@
 import json
 from typing import Any, cast
 
+from arsenale_relay.messages import BATCH_VERSION, INVALID_REQUEST, Fault, check, error, parse
+
 REPLAYABLE = frozenset(
     {
         "initialize",
@@ -17,15 +19,26 @@ REPLAYABLE = frozenset(
 )
 """Requests without effect: asked again of the next daemon, once, instead of failed."""
 
-LOST = -32000
-"""JSON-RPC error code (implementation-defined server error, JSON-RPC 2.0 section 5.1)."""
-
 MAX_ID_BYTES = 2_000
 """Longest id that is looked for at the head of an answer; hosts use small numbers."""
 
 _DECODER = json.JSONDecoder()
 _RESPONSE = b'{"jsonrpc":"2.0","id":'
 _FROM_SERVER = b'{"jsonrpc":"2.0","method":'
+
+Message = dict[str, Any]
+
+
+class Batch:
+    """A batch of requests (MCP 2025-03-26) whose answers go back as one array."""
+
+    def __init__(self, waiting: set[str], answers: list[bytes]) -> None:
+        self.waiting, self.answers = waiting, answers
+
+    def line(self) -> bytes:
+        """Return the array of the answers; empty where there is none to give."""
+        parts = b",".join(answer.strip() for answer in self.answers)
+        return b"[" + parts + b"]\n" if parts else b""
 
 
 class InFlight:
@@ -34,10 +47,12 @@ class InFlight:
     def __init__(self) -> None:
         self._handshake: list[bytes] = []
         self._initialize_id: str | None = None
+        self._version: str | None = None
         self._open: dict[str, tuple[str, bytes]] = {}
         self._replayed: set[str] = set()
         self._asked: set[str] = set()
         self._swallow: str | None = None
+        self._batches: dict[str, Batch] = {}
 
     @property
     def waiting(self) -> bool:
@@ -49,19 +64,50 @@ class InFlight:
         """Whether a replayed handshake is not answered yet: nothing else may be sent."""
         return self._swallow is not None
 
-    def asks(self, line: bytes) -> bool:
-        """Whether LINE, of the host, wants an answer; what is no JSON is told so in one."""
-        message = _parse(line)
-        return message is None or ("method" in message and message.get("id") is not None)
+    # From the host.
 
-    def sent(self, line: bytes) -> bool:
-        """Note that LINE, of the host, goes to the daemon; false when it is to be dropped.
+    def arrived(self, line: bytes) -> tuple[list[tuple[bytes, Message]], bytes]:
+        """Read a LINE of the host.
+
+        Returns:
+            The messages to send on, each with its line, and what to answer at once.
+        """
+        try:
+            value = parse(line)
+            if isinstance(value, list):
+                return self._batch(cast("list[object]", value))
+            return [(line, check(value))], b""
+        except Fault as fault:
+            return [], fault.answer
+
+    def _batch(self, members: list[object]) -> tuple[list[tuple[bytes, Message]], bytes]:
+        if self._version != BATCH_VERSION:
+            raise Fault(INVALID_REQUEST, "Invalid request: send one message a line, not a batch")
+        if not members:
+            raise Fault(INVALID_REQUEST, "Invalid request: the batch is empty")
+        passed: list[tuple[bytes, Message]] = []
+        batch = Batch(set(), [])
+        for member in members:
+            try:
+                message = check(member)
+                if message.get("method") == "initialize":
+                    raise Fault(INVALID_REQUEST, "Invalid request: initialize is in a batch",
+                                _key(message.get("id")))  # fmt: skip
+            except Fault as fault:
+                batch.answers.append(fault.answer)
+                continue
+            passed.append((json.dumps(message).encode() + b"\n", message))
+            if asks(message):
+                batch.waiting.add(_key(message["id"]))
+        for key in batch.waiting:
+            self._batches[key] = batch
+        return passed, b"" if batch.waiting else batch.line()
+
+    def sent(self, line: bytes, message: Message) -> bool:
+        """Note that MESSAGE, of the host, goes to the daemon; false when it is to be dropped.
 
         Dropped is an answer to a question that only a dead daemon asked.
         """
-        message = _parse(line)
-        if message is None:
-            return True
         method, id = message.get("method"), message.get("id")
         if method is None:
             key = _key(id)
@@ -71,9 +117,7 @@ class InFlight:
         if method == "notifications/initialized":
             self._handshake[1:] = [line]
         elif method == "notifications/cancelled":
-            params: Any = message.get("params")
-            if isinstance(params, dict):
-                self._open.pop(_key(cast("dict[str, object]", params).get("requestId")), None)
+            self._cancelled(message.get("params"))
         if id is not None:
             self._open[_key(id)] = (str(method), line)
             if method == "initialize":
@@ -81,29 +125,58 @@ class InFlight:
                 self._initialize_id = _key(id)
         return True
 
-    def received(self, line: bytes) -> bool:
-        """Note that LINE came from the daemon; false when the host must not see it.
+    def answered_here(self, line: bytes, message: Message, version: str | None) -> None:
+        """Note that MESSAGE was answered without the daemon, which hears of a handshake later."""
+        if message.get("method") == "initialize":
+            self._handshake[:] = [line]
+            self._initialize_id = _key(message.get("id"))
+            self._version = version
 
-        Not seen is the answer to a handshake that was replayed.
+    def _cancelled(self, params: object) -> None:
+        if isinstance(params, dict):
+            key = _key(cast("dict[str, object]", params).get("requestId"))
+            self._open.pop(key, None)
+            batch = self._batches.pop(key, None)
+            if batch is not None:
+                batch.waiting.discard(key)
+
+    # To the host.
+
+    def received(self, line: bytes) -> bytes:
+        """Note that LINE came from the daemon; return what the host is to see of it, if anything.
+
+        Not seen is the answer to a handshake that was replayed. An answer to a member of a batch
+        waits for the others.
         """
         if line.startswith(_FROM_SERVER) and b'"id":' not in line:
-            return True
+            return line + b"\n"
         if line.startswith(_RESPONSE):
             key = _key(_leading_value(line[len(_RESPONSE) : len(_RESPONSE) + MAX_ID_BYTES]))
         else:
-            message = _parse(line)
+            message = _read(line)
             if message is None or "id" not in message:
-                return True
+                return line + b"\n"
             key = _key(message["id"])
             if "method" in message:
                 self._asked.add(key)
-                return True
+                return line + b"\n"
         if key == self._swallow:
             self._swallow = None
-            return False
+            return b""
+        if key == self._initialize_id and key in self._open:
+            self._version = _negotiated(line)
         self._open.pop(key, None)
         self._replayed.discard(key)
-        return True
+        return self.to_host(key, line + b"\n")
+
+    def to_host(self, key: str, answer: bytes) -> bytes:
+        """Return what the host gets now that the request KEY has its ANSWER."""
+        batch = self._batches.pop(key, None)
+        if batch is None:
+            return answer
+        batch.answers.append(answer)
+        batch.waiting.discard(key)
+        return b"" if batch.waiting else batch.line()
 
     def lost(self, why: str) -> list[bytes]:
         """Note that the daemon has gone; return an error for each request that died with it.
@@ -119,11 +192,11 @@ class InFlight:
             else:
                 del self._open[key]
                 self._replayed.discard(key)
-                errors.append(error(key, f"{method}: {why}"))
+                errors.append(self.to_host(key, error(key, f"{method}: {why}")))
         return errors
 
     def opening(self) -> tuple[bytes | None, list[bytes]]:
-        """Return what a new daemon is told before anything else.
+        """Return what a new daemon gets before anything else.
 
         Returns:
             The line of a handshake that was answered once already, whose answer must come before
@@ -137,7 +210,10 @@ class InFlight:
 
     def give_up(self, why: str) -> list[bytes]:
         """Return an error for every request that still waits: no daemon can be had."""
-        errors = [error(key, f"{method}: {why}") for key, (method, _) in self._open.items()]
+        errors = [
+            self.to_host(key, error(key, f"{method}: {why}"))
+            for key, (method, _) in self._open.items()
+        ]
         self._open.clear()
         self._replayed.clear()
         return errors
@@ -146,19 +222,23 @@ class InFlight:
         """Whether a subscription is open, for which the daemon should be running."""
         return any(method == "subscriptions/listen" for method, _ in self._open.values())
 
-    def refuse(self, line: bytes, why: str) -> bytes | None:
-        """Return the error that answers LINE, never sent; `None` if it wants no answer."""
-        message = _parse(line)
-        if message is None or message.get("method") is None or message.get("id") is None:
-            return None
-        return error(_key(message["id"]), f"{message['method']}: {why}")
+    def refuse(self, message: Message, why: str) -> bytes:
+        """Return the error that answers MESSAGE, never sent; empty if it asks nothing."""
+        if not asks(message):
+            return b""
+        key = _key(message["id"])
+        return self.to_host(key, error(key, f"{message['method']}: {why}"))
 
 
-def error(id: str, message: str) -> bytes:
-    """Return a JSON-RPC error line for the request whose id, as JSON, is ID."""
-    text = json.dumps(message)
-    body = f'"error":{{"code":{LOST},"message":{text},"data":{{"retry":true}}}}'
-    return f'{{"jsonrpc":"2.0","id":{id},{body}}}\n'.encode()
+def asks(message: Message) -> bool:
+    """Whether MESSAGE, of the host, wants an answer."""
+    return "method" in message and message.get("id") is not None
+
+
+def _negotiated(line: bytes) -> str | None:
+    result: Any = (_read(line) or {}).get("result")
+    version = cast("Message", result).get("protocolVersion") if isinstance(result, dict) else None
+    return version if isinstance(version, str) else None
 
 
 def _key(id: object) -> str:
@@ -173,9 +253,9 @@ def _leading_value(text: bytes) -> object:
         return None
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _read(line: bytes) -> Message | None:
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return cast("dict[str, Any]", message) if isinstance(message, dict) else None
+    return cast("Message", message) if isinstance(message, dict) else None

@@ -1,5 +1,8 @@
 """Copy lines between the host's stdin/stdout and the daemon's socket, and outlive the daemon.
 
+While a daemon starts, the handshake and the lists are answered from kept answers (`handshake`); a
+line that is not a valid message is answered here with an error.
+
 What is promised: stdout carries protocol and nothing else; lines keep their order; memory is
 bounded by `BUFFER_BYTES` each way plus the longest line (a side that does not read is not read
 from); a request that the daemon took and did not answer is answered once, with an error; a request
@@ -16,7 +19,8 @@ import time
 from collections import deque
 
 from arsenale_relay import __version__
-from arsenale_relay.inflight import InFlight
+from arsenale_relay.handshake import DISCOVER, Answers
+from arsenale_relay.inflight import InFlight, Message, asks
 from arsenale_relay.start import StartError, connect_or_start
 
 BUFFER_BYTES = 1 << 20
@@ -57,6 +61,7 @@ class Relay:
         self._server = server
         self._budget_s = budget_s
         self._flight = InFlight()
+        self._answers = Answers(home, server)
         self._daemon: socket.socket | None = None
         self._welcomed = False
         self._goodbye = False
@@ -66,7 +71,7 @@ class Relay:
         self._ended_at = 0.0
         self._from_host = bytearray()
         self._from_daemon = bytearray()
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[tuple[bytes, Message]] = deque()
         self._unsent_bytes = 0
         self._handshake: bytes | None = None
         self._first: list[bytes] = []
@@ -112,6 +117,8 @@ class Relay:
                 self._write_host(events)
             elif self._daemon is not None and descriptor == daemon:
                 self._serve_daemon(events)
+        if not self._welcomed:
+            self._answer_unsent()
         if self._daemon is None and self._wanted():
             self._connect()
 
@@ -135,10 +142,10 @@ class Relay:
 
         The rest was for the one that has gone.
         """
-        while self._unsent and not self._flight.asks(self._unsent[0]):
-            line = self._unsent.popleft()
+        while self._unsent and not asks(self._unsent[0][1]):
+            line, message = self._unsent.popleft()
             self._unsent_bytes -= len(line)
-            self._flight.sent(line)
+            self._flight.sent(line, message)
 
     # From the host to the daemon.
 
@@ -153,10 +160,42 @@ class Relay:
             return
         lines = bytes(self._from_host).split(b"\n")
         self._from_host = bytearray(lines.pop())
-        for line in lines:
-            if line.strip():
-                self._unsent.append(line + b"\n")
-                self._unsent_bytes += len(line) + 1
+        for line in filter(bytes.strip, lines):
+            self._take(line + b"\n")
+
+    def _take(self, line: bytes) -> None:
+        """Queue a line of the host; answer here what is not valid, and what needs no daemon.
+
+        `server/discover` never reaches the daemon: on a connection that answered it the MCP SDK
+        rejects `initialize`, which clients that prefer a handshake send next.
+        """
+        passed, answer = self._flight.arrived(line)
+        self._to_host += answer
+        for one, message in passed:
+            if message.get("method") != DISCOVER or not self._answer_here(one, message):
+                self._unsent.append((one, message))
+                self._unsent_bytes += len(one)
+
+    def _answer_here(self, line: bytes, message: Message) -> bool:
+        """Answer MESSAGE from the kept answers; false where only the daemon can."""
+        answer = self._answers.answer(message)
+        if answer is None:
+            return False
+        params: Message = message.get("params") or {}
+        version = self._answers.negotiated(params.get("protocolVersion"))
+        self._flight.answered_here(line, message, version)
+        self._to_host += self._flight.to_host(json.dumps(message["id"]), answer)
+        return True
+
+    def _answer_unsent(self) -> None:
+        """Answer what can be answered while no daemon is there; keep the rest in order."""
+        waiting, self._unsent, self._unsent_bytes = self._unsent, deque(), 0
+        for line, message in waiting:
+            if message.get("method") == "notifications/initialized":
+                self._flight.sent(line, message)
+            elif not self._answer_here(line, message):
+                self._unsent.append((line, message))
+                self._unsent_bytes += len(line)
 
     def _host_closed(self) -> None:
         self._host_open = False
@@ -190,9 +229,9 @@ class Relay:
         if self._first:
             return self._first.pop(0)
         while self._unsent:
-            line = self._unsent.popleft()
+            line, message = self._unsent.popleft()
             self._unsent_bytes -= len(line)
-            if self._flight.sent(line):
+            if self._flight.sent(line, message):
                 return line
         return b""
 
@@ -236,8 +275,8 @@ class Relay:
         for line in lines:
             if line.startswith(b'{"arsenale":'):
                 self._control(json.loads(line))
-            elif self._flight.received(line):
-                self._to_host += line + b"\n"
+            else:
+                self._to_host += self._flight.received(line)
         if self._to_host:
             self._write_host(select.POLLOUT)
         return True
@@ -256,6 +295,7 @@ class Relay:
             self._turned_away_since = 0.0
             self._give_up(str(said["error"]))
         if "version" in said:
+            self._handshake, self._first = self._flight.opening()
             self._welcomed = True
             self._turned_away_since = 0.0
         if "goodbye" in said and not self._goodbye:
@@ -319,7 +359,6 @@ class Relay:
                 self._give_up(str(exc))
                 return
             self._goodbye = False
-            self._handshake, self._first = self._flight.opening()
             try:
                 self._daemon.sendall(self._hello())
             except OSError:  # killed as it let us in
@@ -330,8 +369,8 @@ class Relay:
     def _give_up(self, reason: str) -> None:
         why = UNREACHABLE.format(reason)
         self._to_host += b"".join(self._flight.give_up(why))
-        for line in self._unsent:
-            self._to_host += self._flight.refuse(line, why) or b""
+        for _, message in self._unsent:
+            self._to_host += self._flight.refuse(message, why)
         self._unsent.clear()
         self._unsent_bytes = 0
         self._goodbye = True  # try again when the host asks again, not before
@@ -347,14 +386,22 @@ class Relay:
         return json.dumps(said).encode() + b"\n"
 
     def _wait(self, seconds: float) -> None:
-        """Sleep, and stop waiting for a daemon when the host has gone and asked nothing."""
+        """Sleep while a daemon starts; meanwhile read the host and answer what needs no daemon.
+
+        Stop waiting when the host has gone and asked nothing.
+        """
         poll = select.poll()
-        poll.register(0, 0)
-        poll.register(1, 0)
-        for descriptor, _ in poll.poll(seconds * 1000):
-            if descriptor == 1 or not (self._unsent or _readable(0)):
-                raise HostGone
-            time.sleep(seconds)
+        if self._host_open and self._unsent_bytes < BUFFER_BYTES:
+            poll.register(0, select.POLLIN)
+        poll.register(1, select.POLLOUT if self._to_host else 0)
+        for descriptor, events in poll.poll(seconds * 1000):
+            if descriptor == 0:
+                self._read_host()
+            else:
+                self._write_host(events)
+        self._answer_unsent()
+        if not (self._host_open or self._unsent or self._to_host or self._flight.waiting):
+            raise HostGone
 
 
 def _readable(descriptor: int) -> bool:

@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+
+from arsenale_daemon import cli
 
 pytestmark = pytest.mark.slow
 
@@ -75,13 +80,62 @@ def test_logs_show_the_last_lines_and_say_when_there_are_none(arsenale: Run) -> 
     none = arsenale("logs")
     assert (none.returncode, "arsenale up" in none.stderr) == (1, True)
     arsenale("up")
-    assert '"event": "up"' in arsenale("logs", "-n", "20").stdout
+    assert '"event": "up"' in arsenale("logs", "-n", "20", "--json").stdout
+    readable = arsenale("logs", "-n", "20", TZ="Asia/Tokyo").stdout
+    assert re.search(
+        r"^2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d INFO    arsenale.daemon: up ", readable, re.M
+    )
+    assert '{"' not in readable
+
+
+@pytest.mark.parametrize("name", ["nope", "../token", "/etc/passwd", ""])
+def test_a_log_that_does_not_exist_names_those_that_do(arsenale: Run, name: str) -> None:
+    arsenale("up")
+    done = arsenale("logs", name)
+    assert (done.returncode, "there are daemon" in done.stderr) == (1, True), done.stderr
+
+
+def test_help_lists_every_command_with_its_line(arsenale: Run) -> None:
+    shown = " ".join(arsenale("--help").stdout.split())
+    for name, (module, line) in cli.COMMANDS.items():
+        assert f"{name} {line}" in shown
+        function = getattr(import_module(f"arsenale_daemon.commands.{module}"), name)
+        assert function.__doc__.split("\n")[0]
+    for entry in entry_points(group=cli.GROUPS):
+        assert re.search(rf"{entry.name} [A-Z][^.]*\.", shown), entry.name
+
+
+def test_a_command_that_needs_no_server_imports_none() -> None:
+    heavy = ("mcp", "sqlalchemy", "pydantic", "numpy", "rich", "anyio", "httpx2")
+    for words in (["--version"], ["--help"], ["status"], ["status", "--json"]):
+        code = (
+            "import sys\nfrom arsenale_daemon import cli\n"
+            f"sys.argv = ['arsenale', *{words!r}]\n"
+            "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+            f"sys.stderr.write(' '.join(m for m in {heavy!r} if m in sys.modules))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                              check=True)  # fmt: skip
+        assert done.stderr == "", words
+
+
+def test_python_m_arsenale_daemon_is_the_command_line(
+    environment: dict[str, str], home: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "arsenale_daemon", "status", "--json"], env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == {"running": False, "home": str(home)}
 
 
 def test_logs_follow(arsenale: Run, environment: dict[str, str]) -> None:
     arsenale("up")
     with subprocess.Popen(
-        [ARSENALE, "logs", "-f", "-n", "0"], env=environment, stdout=subprocess.PIPE, text=True
+        [ARSENALE, "logs", "-f", "-n", "0", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as follower:
         assert follower.stdout
         time.sleep(1.0)
@@ -98,18 +152,20 @@ def test_init_connects_twice_is_once_and_undo_takes_it_out(arsenale: Run, tmp_pa
     dry = arsenale("init", "--dry-run")
     assert "+++ " in dry.stdout and "Nothing was written" in dry.stdout
     assert not (tmp_path / ".mcp.json").exists()
-    assert arsenale("init").returncode == 0
+    assert "--yes" in arsenale("init").stderr
+    assert not (tmp_path / ".mcp.json").exists(), "nobody agreed"
+    assert arsenale("init", "--yes").returncode == 0
     assert (tmp_path / ".mcp.json").is_file()
     assert "all set" in arsenale("init").stdout
     doctor = json.loads(arsenale("doctor", "--json").stdout)
     assert {c["name"]: c["found"] for c in doctor}["hosts"] == "connected: claude (project)"
-    assert arsenale("init", "--undo").returncode == 0
+    assert arsenale("init", "--undo", "--yes").returncode == 0
     assert not (tmp_path / ".mcp.json").exists()
 
 
 @pytest.mark.parametrize("host", ["cursor", "vscode", "codex"])
 def test_init_knows_the_other_hosts(host: str, arsenale: Run) -> None:
-    assert "Wrote" in arsenale("init", "--host", host).stdout
+    assert "Wrote" in arsenale("init", "--yes", "--host", host).stdout
     assert "all set" in arsenale("init", "--host", host).stdout
 
 
@@ -132,7 +188,7 @@ def test_doctor_finds_what_is_wrong_and_says_how_to_mend(arsenale: Run, home: Pa
 
 
 def test_a_setting_that_does_not_parse_is_one_line(arsenale: Run) -> None:
-    done = arsenale("status", ARSENALE_HTTP_PORT="soon")
+    done = arsenale("up", ARSENALE_HTTP_PORT="soon")
     assert done.returncode == 1
     assert "http_port" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,12 +1,14 @@
 """The HTTP face of a real daemon: who is let in, and what is served."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from arsenale_daemon import control
+from arsenale_core import locks
+from arsenale_daemon import control, paths
 from arsenale_daemon.security import RateLimiter
 
 
@@ -100,3 +102,46 @@ def test_a_token_that_others_can_read_keeps_http_off_and_says_so(
     later = control.ask(home, "status")
     assert later is not None
     assert "chmod 600" in str(later["http_error"])
+
+
+HELLO = {
+    "jsonrpc": "2.0", "id": 0, "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
+}  # fmt: skip
+BOTH = {"Accept": "application/json, text/event-stream"}
+
+
+def session_of(http: httpx2.Client) -> dict[str, str]:
+    """Begin an MCP session; return the headers of its further requests."""
+    answer = http.post("/telemetry/mcp", json=HELLO, headers=BOTH)
+    assert answer.status_code == 200
+    return {**BOTH, "Mcp-Session-Id": answer.headers["mcp-session-id"]}
+
+
+@pytest.mark.parametrize("last", ["", "0", "42", "abc", "3f0d_7", "x" * 2_000])
+def test_a_client_that_resumes_a_stream_gets_a_new_one(http: httpx2.Client, last: str) -> None:
+    headers = {**session_of(http), "Last-Event-ID": last}
+    with http.stream("GET", "/telemetry/mcp", headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+def test_a_session_over_http_keeps_the_daemon_up(
+    home: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARSENALE_IDLE_EXIT_S", "1")
+    url = str(control.up(home)["http"])
+    token = (home / "token").read_text(encoding="ascii").strip()
+    with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as http:
+        headers = session_of(http)
+        time.sleep(3)
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        assert http.post("/telemetry/mcp", json=ping, headers=headers).status_code == 200
+        assert http.delete("/telemetry/mcp", headers=headers).status_code == 200
+    deadline = time.monotonic() + 10
+    while locks.is_held(paths.daemon_lock(home)):
+        assert time.monotonic() < deadline, "without a session it ends"
+        time.sleep(0.05)

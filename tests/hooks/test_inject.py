@@ -1,6 +1,7 @@
 """The hook that tells the assistant what memory knows: real daemon, real memory, real processes."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from arsenale_daemon import control
-from arsenale_relay import endpoint
+from arsenale_relay import endpoint, session_start
 
 INJECT = Path(__file__).parents[2] / "hooks" / "inject.py"
 
@@ -46,8 +47,18 @@ def prompt(text: str, session: str = "s") -> dict[str, Any]:
     return {"hook_event_name": "UserPromptSubmit", "session_id": session, "prompt": text}
 
 
-def start(source: str = "startup") -> dict[str, Any]:
-    return {"hook_event_name": "SessionStart", "session_id": "s", "source": source}
+def start(source: str = "startup", cwd: str | Path = "/w/project") -> dict[str, Any]:
+    return {
+        "hook_event_name": "SessionStart", "session_id": "s", "source": source, "cwd": str(cwd),
+    }  # fmt: skip
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until HOLDS."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -73,7 +84,7 @@ def test_without_a_daemon_a_prompt_goes_on_at_once_and_untold(ask: Ask, home: Pa
 
 def test_a_fresh_install_says_nothing_but_starts_the_daemon(ask: Ask, home: Path) -> None:
     assert ask(start())[0] == ""
-    assert (home / "run" / "daemon.json").exists()
+    until((home / "run" / "daemon.json").exists)
 
 
 def test_a_prompt_is_told_what_fits_it_once_a_session_and_nothing_else(
@@ -99,13 +110,70 @@ def test_a_session_learns_who_it_is_and_again_shortly_after_compaction(
     toml = 'name = "Ada"\nclass = "a careful developer"\nrules = ["Run the tests."]\n'
     (folder / "identity.toml").write_text(toml, encoding="utf-8")
     known("We decided to always ship on Tuesdays because of the warehouse.")
+    until(lambda: ask(start())[0])
     told, _ = ask(start())
     assert "You are Ada, a careful developer." in told
     assert "# Briefing" in told
+    until(lambda: ask(start("compact"))[0])
     card, _ = ask(start("compact"))
     assert "You are Ada" in card
     assert "# Briefing" not in card
     assert len(card) < 1_300
+
+
+def test_a_session_gets_its_kept_text_without_a_daemon_which_is_started_meanwhile(
+    ask: Ask, home: Path, known: Callable[..., None], tmp_path: Path
+) -> None:
+    known("The inventory service uses PostgreSQL as its database.")
+    project = tmp_path / "project"
+    until(lambda: "PostgreSQL" in ask(start(cwd=project))[0])  # a busy machine may be late
+    until(lambda: session_start.read(str(home), str(project)))
+    assert control.down(home)
+    told, took_s = ask(start(cwd=f"{project}/"))
+    assert "PostgreSQL" in told
+    assert took_s < 1
+    until((home / "run" / "daemon.json").exists)
+
+
+def test_a_kept_text_follows_what_memory_learns_and_forgets(
+    ask: Ask, home: Path, raw_host: Any, known: Callable[..., None], tmp_path: Path
+) -> None:
+    known("The inventory service uses PostgreSQL as its database.")
+    ask(start(cwd=tmp_path))
+    known("The mail service uses Redis as its queue.")
+    until(lambda: "Redis" in (session_start.read(str(home), str(tmp_path)) or ""))
+    host = raw_host("memory")
+    host.shake_hands()
+    found = host.call(1, "recall", question="Redis queue")["result"]["structuredContent"]
+    [uid] = [hit["id"] for hit in found["memories"] if "Redis" in hit["content"]]
+    host.call(2, "revise", action="forget", ids=[uid])
+    assert "Redis" not in (session_start.read(str(home), str(tmp_path)) or "")
+    until(lambda: "PostgreSQL" in (session_start.read(str(home), str(tmp_path)) or ""))
+    assert "Redis" not in (session_start.read(str(home), str(tmp_path)) or "")
+
+
+def test_a_changed_identity_is_seen_by_the_next_session(
+    ask: Ask, home: Path, known: Callable[..., None], tmp_path: Path
+) -> None:
+    known("something worth keeping")
+    ask(start(cwd=tmp_path))
+    until(lambda: session_start.read(str(home), str(tmp_path)))
+    folder = home / "identities" / "default"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "identity.toml").write_text('name = "Grace"\n', encoding="utf-8")
+    later = time.time() + 1
+    os.utime(folder / "identity.toml", (later, later))
+    until(lambda: "You are Grace" in ask(start(cwd=tmp_path))[0])
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"project": "/other", "text": "x"}'])
+def test_a_damaged_kept_text_is_not_used(
+    home: Path, environment: dict[str, str], tmp_path: Path, text: bytes
+) -> None:
+    path = Path(session_start.file_of(str(home), str(tmp_path)))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text)
+    assert session_start.read(str(home), str(tmp_path)) is None
 
 
 def test_before_compaction_a_checkpoint_is_taken_in_the_background(

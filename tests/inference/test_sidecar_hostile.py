@@ -99,7 +99,8 @@ def test_a_model_whose_workers_keep_dying_is_given_up_for_a_while(
     made.until(lambda s: s["models"][0]["state"] == "broken")
     refused = made.chat("once more")
     assert refused.status_code == 503
-    assert "died 4 times in a minute" in message_of(refused)
+    assert "died 4 times in a minute; the last one was killed by SIGKILL" in message_of(refused)
+    assert "ran out of memory" in message_of(refused), "the remedy follows the signal"
     made.until_idle()
 
 

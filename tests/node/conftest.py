@@ -1,4 +1,4 @@
-"""The Node tools that `make node` installs, and an HTTP server for the conformance suite."""
+"""The Node tools that `make tools` installs, and an HTTP server for the conformance suite."""
 
 import subprocess
 import threading
@@ -24,7 +24,7 @@ Tool = Callable[..., subprocess.CompletedProcess[str]]
 def node() -> Tool:
     """Run an installed Node tool."""
     if not (TOOLS / "bin" / "node").exists():
-        pytest.skip("no Node tools: `make node` installs them")
+        pytest.skip("no Node tools: `make tools` installs them")
 
     def run(tool: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         path = f"{TOOLS / 'bin'}:/usr/bin:/bin"
@@ -62,7 +62,8 @@ def open_url(home: Path) -> Iterator[str]:
         runtime = Runtime(settings=settings)
         async with SERVER.open(runtime) as service:
             mcp = SERVER.mount(service, runtime, CallMetrics(runtime.registry))
-            app = web.build(settings, "known", {"telemetry": mcp}, runtime.registry, lambda: None)
+            clients = web.Clients(seen=lambda: None)
+            app = web.build(settings, "known", {"telemetry": mcp}, runtime.registry, clients)
             holder["server"] = web.WebServer(_WithToken(app))  # type: ignore[arg-type]
             ready.set()
             await holder["server"].serve(sockets=[bound])

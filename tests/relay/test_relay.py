@@ -56,6 +56,7 @@ def test_what_asks_nothing_starts_no_daemon_again_and_is_told_the_next(
     host = raw_host()
     host.ask(0, "initialize", protocolVersion="2025-06-18", capabilities={},
              clientInfo={"name": "test", "version": "1"})  # fmt: skip
+    host.call(9, "usage_report")  # the daemon is up
     assert control.down(home)
     host.send(method="notifications/initialized")
     time.sleep(1.0)
@@ -68,6 +69,7 @@ def test_a_host_that_goes_after_a_notice_for_nobody_lets_the_relay_end(
 ) -> None:
     host = raw_host()
     host.shake_hands()
+    host.call(9, "usage_report")  # the daemon is up
     assert control.down(home)
     host.send(method="notifications/initialized")
     begun = time.monotonic()

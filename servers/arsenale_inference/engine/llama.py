@@ -1,12 +1,12 @@
-"""Every call into llama.cpp, typed: the one module that knows `llama_cpp`.
+"""Every call into llama.cpp, typed; only `bindings` and this module know `llama_cpp`.
 
 Handles are addresses. Structures stay here; arrays go in and come out as numpy's. What each call
 does is said in llama.h and ggml.h of llama.cpp (https://github.com/ggml-org/llama.cpp).
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportPrivateUsage=false
-# llama_cpp types its ctypes calls in part.
+# pyright: reportUnknownArgumentType=false
+# numpy types its ctypes in part.
 
 import ctypes
 import logging
@@ -18,22 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import llama_cpp
-import llama_cpp._ggml
 import numpy as np
 from numpy.typing import NDArray
+
+from arsenale_inference.engine import bindings
 
 Handle: TypeAlias = int
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
 
-L: Any = llama_cpp
-GGML: ctypes.CDLL = llama_cpp._ggml.libggml
-VERSION = str(llama_cpp.__version__)
-INCLUDE = Path(llama_cpp.__file__).parents[1] / "include"
+L: Any = bindings.load()
+LIBRARIES = bindings.libraries()
+GGML = ctypes.CDLL(str(next(LIBRARIES.glob("libggml.*"))))
+VERSION = str(L.__version__)
+INCLUDE = LIBRARIES.parents[1] / "include"
 """ggml.h of the very build that is loaded."""
-
-LIBRARIES = Path(llama_cpp.__file__).parent / "lib"
 
 DECODED, NO_ROOM, ABORTED = 0, 1, 2
 """What `llama_decode` answers; anything else refuses the batch."""
@@ -65,7 +64,6 @@ _passing_on: Any = L.llama_log_callback(_pass_on)
 def start() -> None:
     """Make llama.cpp ready; it logs through `logging` from now on. May be called again."""
     L.llama_log_set(_passing_on, ctypes.c_void_p(0))
-    L.llama_backend_init()
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""What the commands share: output, errors, the option `--json`. Imports nothing heavy."""
+
+import json
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def say(text: str = "") -> None:
+    """Print TEXT on a line of its own."""
+    typer.echo(text)
+
+
+def print_json(value: Any) -> None:
+    """Print VALUE as JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Return ROWS, the first of which is the head, in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+@contextmanager
+def errors_shown() -> Generator[None]:
+    """Turn our errors into one line on stderr and exit status 1, Ctrl-C into 130."""
+    from arsenale_core.errors import ArsenaleError  # noqa: PLC0415  # --version needs none
+
+    try:
+        yield
+    except ArsenaleError as exc:
+        typer.secho("error: ", fg="red", nl=False, err=True)
+        typer.echo(str(exc), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Return whether the person at the terminal agrees; without one only `--yes` does.
+
+    Nothing is written on behalf of a person who could not be asked.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        typer.echo("There is no terminal to ask at: add --yes to agree.", err=True)
+        return False
+    return typer.confirm(question, default=True)
