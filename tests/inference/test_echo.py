@@ -1,6 +1,7 @@
 """Prompts given back: every token with its log-probability, in the text's own characters."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,29 @@ def test_a_prompt_of_several_steps_is_scored_in_order(served: "Sidecar") -> None
     _, part, _ = echoed(served, prompt[:150], max_tokens=0)
     assert n == 300 and len(whole["tokens"]) == 300
     assert whole["token_logprobs"][1:150] == pytest.approx(part["token_logprobs"][1:], abs=0.3)
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_prompts_that_share_steps_are_scored_as_alone(served: "Sidecar", most: int) -> None:
+    asked = [
+        (model, f"Question {place}: what is the port of the mail service? " * (place + 1))
+        for place in range(6)
+        for model in ("tiny", "tiny+tiny-facts")
+    ]
+
+    def scored(job: tuple[str, str]) -> list[float]:
+        model, prompt = job
+        said = complete(
+            served, prompt, model=model, echo=True, logprobs=0, max_tokens=most, temperature=1
+        )
+        tokens: int = said["usage"]["prompt_tokens"]
+        return said["choices"][0]["logprobs"]["token_logprobs"][1:tokens]
+
+    alone = [scored(job) for job in asked]
+    with ThreadPoolExecutor(len(asked)) as together:
+        shared = list(together.map(scored, asked))
+    for one, other in zip(alone, shared, strict=True):
+        assert other == pytest.approx(one, abs=0.5)
 
 
 def test_choices_and_prompts_each_have_their_own(served: "Sidecar") -> None:

@@ -305,6 +305,7 @@ class Worker:
             if not whole:
                 self._counts["prefilled"] += n
                 continue
+            row = next(logits)
             self._counts["prefilled"] += n - 1
             if generation.first_s is None:
                 generation.first_s, urgent = now_s, True
@@ -313,7 +314,7 @@ class Worker:
                 ended.append((generation, "length"))
                 continue
             try:
-                reason = self._saying.next(generation, next(logits))
+                reason = self._saying.next(generation, row)
             except ArsenaleError as exc:
                 self._remove(generation)
                 self._fail(generation.id, exc)
