@@ -17,6 +17,9 @@ MODERN = "2026-07-28"
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 DISCOVER, INITIALIZE = "server/discover", "initialize"
 
+LISTEN, ACKNOWLEDGED = "subscriptions/listen", "notifications/subscriptions/acknowledged"
+SUBSCRIPTION_KEY = "io.modelcontextprotocol/subscriptionId"
+
 
 def shipped_file(server: str) -> str:
     """Return the path of the answers of SERVER that come with the package."""
@@ -50,6 +53,26 @@ class Answers:
         if result is None:
             return None
         return json.dumps({"jsonrpc": "2.0", "id": id, "result": result}).encode() + b"\n"
+
+    def acknowledgement(self, message: dict[str, Any]) -> bytes | None:
+        """Return the line that acknowledges the subscription MESSAGE; None if the server must.
+
+        A server that notifies of every change acknowledges what the client asked for.
+        """
+        capabilities = self._read().get("modern", {}).get(DISCOVER, {}).get("capabilities", {})
+        resources = capabilities.get("resources", {})
+        notifies = all(
+            capabilities.get(kind, {}).get("listChanged") for kind in ("tools", "prompts")
+        )
+        if not (notifies and resources.get("listChanged") and resources.get("subscribe")):
+            return None
+        wanted: Any = (message.get("params") or {}).get("notifications")
+        if not isinstance(wanted, dict):
+            return None
+        meta = {SUBSCRIPTION_KEY: message.get("id")}
+        params = {"_meta": meta, "notifications": cast("dict[str, Any]", wanted)}
+        said = {"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": params}
+        return json.dumps(said).encode() + b"\n"
 
     def negotiated(self, requested: object) -> str | None:
         """Return the protocol revision that the server agrees on with a client; None if unknown."""

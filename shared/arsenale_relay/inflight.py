@@ -3,6 +3,7 @@
 import json
 from typing import Any, cast
 
+from arsenale_relay.handshake import ACKNOWLEDGED, SUBSCRIPTION_KEY
 from arsenale_relay.messages import BATCH_VERSION, INVALID_REQUEST, Fault, check, error, parse
 
 REPLAYABLE = frozenset(
@@ -53,6 +54,7 @@ class InFlight:
         self._asked: set[str] = set()
         self._swallow: str | None = None
         self._batches: dict[str, Batch] = {}
+        self._acknowledged: set[str] = set()
 
     @property
     def waiting(self) -> bool:
@@ -136,6 +138,7 @@ class InFlight:
         if isinstance(params, dict):
             key = _key(cast("dict[str, object]", params).get("requestId"))
             self._open.pop(key, None)
+            self._acknowledged.discard(key)
             batch = self._batches.pop(key, None)
             if batch is not None:
                 batch.waiting.discard(key)
@@ -149,7 +152,7 @@ class InFlight:
         waits for the others.
         """
         if line.startswith(_FROM_SERVER) and b'"id":' not in line:
-            return line + b"\n"
+            return b"" if self._is_known(line) else line + b"\n"
         if line.startswith(_RESPONSE):
             key = _key(_leading_value(line[len(_RESPONSE) : len(_RESPONSE) + MAX_ID_BYTES]))
         else:
@@ -167,7 +170,26 @@ class InFlight:
             self._version = _negotiated(line)
         self._open.pop(key, None)
         self._replayed.discard(key)
+        self._acknowledged.discard(key)
         return self.to_host(key, line + b"\n")
+
+    def acknowledge(self, id: object) -> bool:
+        """Note that the host knows of its subscription ID; false when it knew already."""
+        key = _key(id)
+        if key in self._acknowledged:
+            return False
+        self._acknowledged.add(key)
+        return True
+
+    def _is_known(self, line: bytes) -> bool:
+        """Say whether LINE acknowledges a subscription whose acknowledgement the host has."""
+        if ACKNOWLEDGED.encode() not in line:
+            return False
+        message = _read(line) or {}
+        params: Message = message.get("params") or {}
+        meta: Message = params.get("_meta") or {}
+        id = meta.get(SUBSCRIPTION_KEY)
+        return message.get("method") == ACKNOWLEDGED and not self.acknowledge(id)
 
     def to_host(self, key: str, answer: bytes) -> bytes:
         """Return what the host gets now that the request KEY has its ANSWER."""

@@ -19,7 +19,7 @@ import time
 from collections import deque
 
 from arsenale_relay import __version__
-from arsenale_relay.handshake import DISCOVER, Answers
+from arsenale_relay.handshake import DISCOVER, LISTEN, Answers
 from arsenale_relay.inflight import InFlight, Message, asks
 from arsenale_relay.start import StartError, connect_or_start
 
@@ -187,6 +187,13 @@ class Relay:
         self._to_host += self._flight.to_host(json.dumps(message["id"]), answer)
         return True
 
+    def _acknowledge(self, message: Message) -> None:
+        """Acknowledge a subscription, which a host waits for before its next request."""
+        if message.get("method") == LISTEN:
+            answer = self._answers.acknowledgement(message)
+            if answer is not None and self._flight.acknowledge(message.get("id")):
+                self._to_host += answer
+
     def _answer_unsent(self) -> None:
         """Answer what can be answered while no daemon is there; keep the rest in order."""
         waiting, self._unsent, self._unsent_bytes = self._unsent, deque(), 0
@@ -194,6 +201,7 @@ class Relay:
             if message.get("method") == "notifications/initialized":
                 self._flight.sent(line, message)
             elif not self._answer_here(line, message):
+                self._acknowledge(message)
                 self._unsent.append((line, message))
                 self._unsent_bytes += len(line)
 

@@ -116,6 +116,27 @@ def test_a_client_of_the_stateless_revision_is_served_cold(raw_host: Hosts) -> N
     assert "structuredContent" in called["result"]
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"toolsListChanged": True, "promptsListChanged": True, "resourcesListChanged": True},
+        {"resourceSubscriptions": ["telemetry://latest"]},
+        {},
+    ],
+)
+def test_a_subscription_is_acknowledged_cold_as_warm_and_once(
+    raw_host: Hosts, home: Path, wanted: dict[str, Any]
+) -> None:
+    cold = raw_host("telemetry")
+    listen = {**MODERN, "notifications": wanted}
+    acknowledged = cold.ask("s", "subscriptions/listen", **listen)
+    assert not (home / "run" / "daemon.json").exists(), "the daemon was not up yet"
+    assert cold.ask(1, "server/discover", **MODERN)["id"] == 1
+    called = cold.ask(2, "tools/call", name="usage_report", arguments={}, **MODERN)
+    assert called["id"] == 2, "the daemon's own acknowledgement is not seen"
+    assert raw_host("telemetry").ask("s", "subscriptions/listen", **listen) == acknowledged
+
+
 def test_a_kept_answer_of_another_version_is_not_used(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
