@@ -125,7 +125,7 @@ def test_what_agents_do_in_the_daemon_is_seen_and_decided_here(
         (("add", " "), "a task has no title"),
         (("add", "x" * 201), "error: title: String should have at most 200"),
         (("add", "x", "--after", "t99"), "t99"),
-        (("add", "x", "--deadline", "whenever"), "'whenever' is no moment"),
+        (("add", "x", "--deadline", "whenever"), "'whenever' is not a date or a time"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_exit_status_one(

@@ -152,7 +152,7 @@ def _no_evidence(
     return ThinkingReport(
         level=DEFAULT, model_takes="the host's default effort: set nothing",
         because="a lower effort needs a reason as much as a higher one",
-        why=[_why(term) for term in advice.terms] or ["no evidence: keep the host's default effort"],
+        why=[_why(one) for one in advice.terms] or ["no evidence: keep the host's default effort"],
         evidence=_seen(events, session), expected=_expected(predicted),
     )  # fmt: skip
 
