@@ -24,7 +24,7 @@ from arsenale_coordinator.guard_cli import guard
 from arsenale_coordinator.models import AgentLine, TaskLine, TaskToAssign, WorkforceReport
 from arsenale_coordinator.projects import project_of, top_of
 from arsenale_coordinator.record import Clock
-from arsenale_coordinator.repository.sharing import Repository, Reserve
+from arsenale_coordinator.repository.sharing import Repository
 from arsenale_coordinator.service import Coordinator, Update
 from arsenale_coordinator.states import STATES
 from arsenale_coordinator.store import CoordinatorStore
@@ -189,9 +189,8 @@ def retry(task: str, note: Note = "", as_json: Json = False) -> None:
 @app.command()
 def files(as_json: Json = False) -> None:
     """List who holds which files of this repository, and until when."""
-    listing = Reserve(action="list", agent=PERSON, paths=(), minutes=1, shared=False, reason="")
     project = project_of(str(Path.cwd()))
-    report = _run(lambda s: s.repository.reserve(listing, project, ""))
+    report = _run(lambda s: s.repository.held_in(project))
     if as_json:
         _print_json(report)
         return
@@ -273,7 +272,7 @@ async def _tasks(
 def _decide(
     task: str, action: Literal["approve", "reject", "cancel", "retry"], note: str, as_json: bool
 ) -> None:
-    update = Update(action=action, agent=PERSON, note=note)
+    update = Update(action=action, note=note)
     report = _run(lambda s: s.coordinator.update(task, update))
     if as_json:
         _print_json(report)

@@ -57,8 +57,9 @@ def hold(raw_host: Any, repo: Path, home: Path) -> Hold:
         host = raw_host("coordinator", **env)
         host.shake_hands()
         control.ask(home, "status")  # answers when all servers are open: a guard has 0.3 s
+        host.call(1, "check_in", agent=agent, capabilities=["python"], take=False)
         said = {"action": "reserve", "agent": agent, "paths": list(paths), **more}
-        answer = host.call(1, "reserve_files", **said)
+        answer = host.call(2, "reserve_files", **said)
         assert answer["result"]["structuredContent"]["granted"], answer
         host.close()
 
@@ -224,6 +225,7 @@ async def test_a_reservation_binds_while_it_lasts_on_every_database(
     }  # fmt: skip
     wish = {"action": "reserve", "paths": ["src/*.py"], "minutes": 5}
     PEER.set(Peer(session="other", project=str(folder)))
+    await call("check_in", agent="otter", capabilities=["python"], take=False)
     await call("reserve_files", agent="otter", **wish)
     said = await services.guard.refusal(event)
     assert said
