@@ -88,58 +88,60 @@ def test_a_path_outside_of_the_repository_is_refused(path: str) -> None:
 
 
 async def test_a_conflict_says_who_what_and_until_when_and_nothing_is_reserved(
-    call: Call, time: Time
+    team: Call, time: Time
 ) -> None:
-    mine = await call(
+    mine = await team(
         "reserve_files", action="reserve", agent="ann", paths=["src/api/"], reason="refactoring",
         minutes=10,
     )  # fmt: skip
     assert mine["granted"] and mine["held"][0]["path"] == "src/api/**"
     paths = ["README.md", "src/**/*.py"]
-    theirs = await call("reserve_files", action="reserve", agent="bob", paths=paths)
+    theirs = await team("reserve_files", action="reserve", agent="bob", paths=paths)
     assert theirs["granted"] is False and "held" not in theirs
     [conflict] = theirs["conflicts"]
     assert (conflict["agent"], conflict["reason"], conflict["wanted"]) == (
         "ann", "refactoring", "src/**/*.py",
     )  # fmt: skip
     assert "ask ann with `exchange_messages`" in theirs["hint"]
-    free = await call("reserve_files", action="check", agent="bob", paths=["README.md"])
+    free = await team("reserve_files", action="check", agent="bob", paths=["README.md"])
     assert free["granted"] is True
     time.passes(601)
-    assert (await call("reserve_files", action="reserve", agent="bob", paths=paths))["granted"]
+    assert (await team("reserve_files", action="reserve", agent="bob", paths=paths))["granted"]
 
 
-async def test_shared_reservations_stand_beside_one_another_and_release_frees(call: Call) -> None:
+async def test_shared_reservations_stand_beside_one_another_and_release_frees(team: Call) -> None:
     for agent in ("ann", "bob"):
-        got = await call(
+        got = await team(
             "reserve_files", action="reserve", agent=agent, paths=["docs/**"], shared=True
         )
         assert got["granted"]
-    alone = await call("reserve_files", action="reserve", agent="cy", paths=["docs/a.md"])
+    alone = await team("reserve_files", action="reserve", agent="cy", paths=["docs/a.md"])
     assert sorted(c["agent"] for c in alone["conflicts"]) == ["ann", "bob"]
     for agent in ("ann", "bob"):
-        gone = await call("reserve_files", action="release", agent=agent)
+        gone = await team("reserve_files", action="release", agent=agent)
         assert gone["released"] == ["docs/**"]
-    assert (await call("reserve_files", action="list", agent="cy")).get("held", []) == []
-    again = await call("reserve_files", action="reserve", agent="cy", paths=["docs/a.md"])
+    assert (await team("reserve_files", action="list", agent="cy")).get("held", []) == []
+    again = await team("reserve_files", action="reserve", agent="cy", paths=["docs/a.md"])
     assert again["granted"]
 
 
 async def test_a_longer_reservation_is_not_cut_short_by_a_shorter_one(
-    call: Call, time: Time
+    team: Call, time: Time
 ) -> None:
     hold = {"action": "reserve", "agent": "ann", "paths": ["a.py"]}
-    await call("reserve_files", **hold, minutes=60)
-    await call("reserve_files", **hold, minutes=1)
+    await team("reserve_files", **hold, minutes=60)
+    await team("reserve_files", **hold, minutes=1)
     time.passes(120)
-    assert not (await call("reserve_files", action="check", agent="bob", paths=["a.py"]))["granted"]
+    assert not (await team("reserve_files", action="check", agent="bob", paths=["a.py"]))["granted"]
 
 
-async def test_of_many_who_want_one_file_at_once_one_gets_it(call: Call) -> None:
+async def test_of_many_who_want_one_file_at_once_one_gets_it(team: Call) -> None:
     granted: list[str] = []
+    for n in range(20):
+        await team("check_in", agent=f"a{n}", capabilities=["python"], take=False)
 
     async def grab(agent: str) -> None:
-        got = await call("reserve_files", action="reserve", agent=agent, paths=["hot/*.py"])
+        got = await team("reserve_files", action="reserve", agent=agent, paths=["hot/*.py"])
         if got["granted"]:
             granted.append(agent)
 
@@ -199,7 +201,7 @@ async def test_a_letter_to_nobody_or_to_the_unknown_is_refused_and_a_repeated_on
     three: Call, refusal: Refusal
 ) -> None:
     send = {"action": "send", "agent": "ann", "body": "hello"}
-    assert "goes to nobody" in await refusal("exchange_messages", **send)
+    assert "needs a recipient" in await refusal("exchange_messages", **send)
     assert "no agent 'dan'" in await refusal("exchange_messages", **send, to=["dan"])
     for _ in range(2):
         sent = await three("exchange_messages", **send, to=["*"], key="k1")
@@ -332,14 +334,15 @@ async def test_a_file_within_cannot_be_reserved_once_a_folder_below_is_and_vice_
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "{top}/../lib/src", "{lib}/src/**", "{top}2/x", "/"]
+    "path", ["/etc/passwd", "{top}/../lib/src", "{lib}/src/**", "{top}2/x", "/", "//", "/*"]
 )
 async def test_an_absolute_path_outside_of_the_checkout_is_refused_with_its_root(
-    nested: Nested, path: str
+    nested: Nested, refusal: Refusal, path: str
 ) -> None:
     path = path.format(top=nested.app, lib=nested.app.parent / "lib")
-    with pytest.raises(AssertionError, match=r"outside the repository .*app.*name a path below"):
-        await nested.reserve(nested.app, "anna", path)
+    PEER.set(Peer(session="s", project=str(nested.app)))
+    text = await refusal("reserve_files", action="reserve", agent="anna", paths=[path])
+    assert f"'{path}' is outside the repository {nested.app}: name a path below it" in text
 
 
 @pytest.mark.parametrize(
@@ -406,3 +409,29 @@ async def test_a_commit_in_a_submodule_is_bound_by_its_superproject(nested: Nest
     await nested.reserve(nested.app, "carl", action="release")
     await nested.reserve(nested.app, "anna", "libs/sub")
     assert "libs/sub is held by anna" in await nested.refusal(pointer)
+
+
+async def test_every_tool_treats_an_unknown_agent_alike(call: Call, refusal: Refusal) -> None:
+    await call("check_in", agent="ann", capabilities=["python"], take=False)
+    await call("assign_task", tasks=[{"title": "one"}])
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("check_in", {}),
+        ("check_workforce", {"view": "tasks"}),
+        ("check_workforce", {"view": "agents"}),
+        *(("reserve_files", {"action": one, "paths": ["a"]}) for one in ("reserve", "check")),
+        *(("reserve_files", {"action": one}) for one in ("release", "list")),
+        *(
+            ("exchange_messages", {"action": one, "message": 1})
+            for one in ("inbox", "thread", "acknowledge")
+        ),
+        ("exchange_messages", {"action": "send", "to": ["ann"], "body": "x"}),
+        *(
+            ("update_task", {"task": "t1", "action": one, "fence": 1})
+            for one in ("progress", "complete", "fail", "hand_over", "approve", "cancel")
+        ),
+    ]
+    for tool, arguments in calls:
+        text = await refusal(tool, agent="nobody", **arguments)
+        assert text.startswith("no agent 'nobody': register it with `check_in`"), (tool, text)
+    text = await refusal("exchange_messages", agent="ann", action="send", to=["zed"], body="x")
+    assert text.startswith("no agent 'zed': register it with `check_in`")

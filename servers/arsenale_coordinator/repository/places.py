@@ -67,16 +67,19 @@ def of_pattern(pattern: str, project: str, folder: str) -> Pattern:
     absolute = text.startswith("/")
     if top is None:
         return Pattern(own=globs.normal(pattern))
+    outside = InvalidError(
+        f"{pattern!r} is outside the repository {top}",
+        hint="name a path below it, absolute or relative to it: src/api/**",
+    )
+    if absolute and not text.strip("/"):
+        raise outside
     relative = globs.normal(text.lstrip("/") if absolute else text)
     literal, rest = globs.split(relative)
     root = Path("/") if absolute else top
     places = _patterns(Path(normpath(root / literal)), rest, folder)
     mine = [place.path for place in places if place.project == project]
     if absolute and not mine:
-        raise InvalidError(
-            f"{pattern!r} is outside the repository {top}",
-            hint="name a path below it, absolute or relative to it: src/api/**",
-        )
+        raise outside
     own = mine[0] or "**" if absolute else relative
     others = (place for place in places if (place.project, place.path) != (project, own))
     return Pattern(own=own, others=tuple(dict.fromkeys(others)))
