@@ -24,10 +24,10 @@ def malformed(what: str) -> RefusedError:
     return RefusedError("invalid_module", f"the module is malformed: {what}")
 
 
-def unsupported(feature: str) -> RefusedError:
+def unsupported(feature: str, status: Status = "invalid_module") -> RefusedError:
     """Return the error of a module that is valid, but uses a feature that is off."""
     what = f"the module uses {feature}, which is not supported"
-    return RefusedError("invalid_module", what, hint=f"compile without it; {SEE_ABI}")
+    return RefusedError(status, what, hint=f"compile without it; {SEE_ABI}")
 
 
 @dataclass(slots=True)

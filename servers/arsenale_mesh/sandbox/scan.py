@@ -301,7 +301,7 @@ def _tables(reader: _Reader, part: Cursor) -> None:
 def _memories(reader: _Reader, part: Cursor) -> None:
     reader.memories = reader.count(part, 100, "memories")
     if reader.memories > 1:
-        raise unsupported(f"multiple memories ({reader.memories})")
+        raise unsupported(f"multiple memories ({reader.memories})", "too_large")
     for _ in range(reader.memories):
         reader.pages = _least(part)
         if reader.pages * PAGE_BYTES > reader.bounds.memory_bytes:
