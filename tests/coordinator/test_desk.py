@@ -373,8 +373,8 @@ async def test_check_in_reports_progress_while_it_waits(
     seen: list[tuple[float, float | None, str | None]] = []
     second = anyio.Event()
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
-        seen.append((done, total, message))
+    async def told(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, total, message))
         if len(seen) > 1:
             second.set()
 
@@ -387,8 +387,8 @@ async def test_check_in_reports_progress_while_it_waits(
             tasks.start_soon(assign)
             answer = await client.call_tool(
                 "check_in", {"agent": "ann", "description": "x", "wait_s": 60},
-                progress_callback=progress,
+                progress_callback=told,
             )  # fmt: skip
-    assert answer.structured_content and answer.structured_content["work"]
+            assert answer.structured_content and answer.structured_content["work"]
     assert seen[0][1:] == (60, "waiting for a task")
     assert [done for done, *_ in seen] == sorted({done for done, *_ in seen})

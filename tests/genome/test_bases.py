@@ -48,7 +48,10 @@ async def test_a_base_model_that_was_added_or_that_a_layer_is_on_exists(
 async def test_where_the_engine_is_missing_a_base_model_says_so_and_not_that_there_is_no_genome(
     call: Call, refusal: Refusal, monkeypatch: pytest.MonkeyPatch, services: Services
 ) -> None:
-    monkeypatch.setattr(sidecar, "find_spec", lambda _name: None)
+    def none(name: str) -> None:
+        del name
+
+    monkeypatch.setattr(sidecar, "find_spec", none)
     await call("create_genome", name="mine", base="tiny")
     for tool, arguments in (
         ("generate", {"genome": "tiny"}),

@@ -24,9 +24,9 @@ from arsenale_mesh.sandbox.binary import RefusedError
 from arsenale_mesh.sandbox.codes import CodeFolder
 from arsenale_mesh.sandbox.crew import Crew
 from arsenale_mesh.sandbox.imports import IMPORTS
-from arsenale_mesh.sandbox.joining import joined
 from arsenale_mesh.sandbox.jail import Layer, Layers
 from arsenale_mesh.sandbox.jobs import COMPILE_FUEL_PER_BYTE, STDERR_BYTES, Job, Outcome
+from arsenale_mesh.sandbox.joining import joined
 from arsenale_mesh.sandbox.kinds import Kind, engine_id
 from arsenale_mesh.sandbox.processes import GONE, WorkerProcess
 from arsenale_mesh.sandbox.scan import Bounds, Shape, scan
