@@ -106,7 +106,7 @@ def search(
         )
     )  # fmt: skip
     if as_json:
-        _print_json(report)
+        _print_json(report, "memories")
         return
     _print_rows(report.memories, relevance=True)
     for row in report.memories if explain else ():
@@ -128,7 +128,7 @@ def list_(
     query = Query(namespace=namespace, tags=tag or (), since=since)
     report = _run(lambda s: s.memory.listed(query, limit=limit, offset=offset))
     if as_json:
-        _print_json(report)
+        _print_json(report, "listed")
         return
     _print_rows(report.listed)
     if report.next_offset:
@@ -365,8 +365,8 @@ def _shown(value: Any) -> str:
     return "yes" if value is True else "no" if value is False else str(value or "")
 
 
-def _print_json(model: BaseModel) -> None:
-    out.print_json(model.model_dump_json())
+def _print_json(model: BaseModel, *lists: str) -> None:
+    out.print_json(data=people.whole(model, *lists))
 
 
 def _print_hint(hint: str | None) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
 
-TIMES = frozenset({"at", "when", "until", "deadline", "last seen", "next", "last"})
+TIMES = frozenset({"at", "when", "until", "deadline", "last seen", "next", "last", "began"})
 """Headings of columns that are never broken: half a time is of no use."""
 
 T = TypeVar("T")
