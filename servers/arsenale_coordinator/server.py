@@ -219,9 +219,7 @@ async def reserve_files(
     project: ProjectDep,
     session: SessionDep,
     folder: FolderDep,
-    paths: Annotated[
-        list[Line] | None, Field(max_length=100, description="src/api (all below), src/**/*.py")
-    ] = None,
+    paths: Annotated[list[Line] | None, Field(max_length=100, description="src, a/*.py")] = None,
     minutes: Annotated[float, Field(ge=1, le=1_440)] = 30,
     shared: bool = False,
     reason: Line = "",
