@@ -198,9 +198,9 @@ def _show(console: Console, answers: Answers) -> None:
             row["name"],
             str(row["calls"]),
             str(row["errors"] or ""),
-            _number(row["p50_ms"]),
-            _number(row["p95_ms"]),
-            _number(row["max_ms"]),
+            _number(row.get("p50_ms")),
+            _number(row.get("p95_ms")),
+            _number(row.get("max_ms")),
             _number(usage.get(row["name"], {}).get("output_bytes")),
         )
     console.print(table)
@@ -212,7 +212,7 @@ def _show(console: Console, answers: Answers) -> None:
         f"{session['project']}: {session['prompts']} prompts, {session['calls']} calls, "
         f"{session['errors']} errors, {answers.latency['unfinished']} unfinished."
     )
-    failed = [item for item in session["items"] if item["status"] == "error"][:3]
+    failed = [item for item in session["items"] if item.get("status") == "error"][:3]
     console.print(_rows("its first errors", failed, {
         "what": "tool", "subject": "about", "error": "error"}))  # fmt: skip
 
@@ -222,7 +222,7 @@ def _rows(title: str, rows: list[dict[str, Any]], columns: dict[str, str]) -> Ta
     for heading in columns.values():
         table.add_column(heading, overflow="fold")
     for row in rows[:8]:
-        table.add_row(*(str(row[key] or "")[:160] for key in columns))
+        table.add_row(*(str(row.get(key) or "")[:160] for key in columns))
     return table
 
 
