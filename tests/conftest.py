@@ -103,6 +103,13 @@ class RawHost:
         return self.ask(id, "tools/call", name=tool, arguments=arguments)
 
     def shake_hands(self) -> dict[str, Any]:
+        """Shake hands and wait until the daemon is up: the relay may have answered for it."""
+        answer = self.greet()
+        assert self.ask("up", "resources/read", uri="none://none")["id"] == "up"
+        return answer
+
+    def greet(self) -> dict[str, Any]:
+        """Shake hands, with the daemon or with a relay that starts one."""
         answer = self.ask(
             0,
             "initialize",
@@ -136,9 +143,13 @@ def raw_host(environment: dict[str, str]) -> Iterator[Callable[..., RawHost]]:
 
 @pytest.fixture
 def daemon_pid(home: Path) -> Callable[[], int]:
-    """The pid of the running daemon."""
+    """The pid of the running daemon, which a relay may just be starting."""
 
     def pid() -> int:
+        deadline = time.monotonic() + 30
+        while not (home / "run" / "daemon.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         return int(json.loads((home / "run" / "daemon.json").read_text(encoding="utf-8"))["pid"])
 
     return pid

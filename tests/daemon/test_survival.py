@@ -305,7 +305,8 @@ def test_a_home_that_cannot_be_written_is_answered_with_an_error_that_names_it(
     blocked = tmp_path / "file"
     blocked.write_text("not a folder", encoding="utf-8")
     host = raw_host(ARSENALE_HOME=str(blocked / "home"), ARSENALE_RELAY_BUDGET_S="2")
-    answer = host.ask(1, "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo={})
+    host.greet()
+    answer = host.call(1, "usage_report")
     assert str(blocked) in answer["error"]["message"]
     assert "was not made" in answer["error"]["message"]
 
@@ -315,11 +316,12 @@ def test_a_server_that_cannot_open_is_told_to_the_host_and_opened_when_it_can(
 ) -> None:
     (home / "telemetry.db").write_bytes(b"this is no database" * 100)
     host = raw_host()
-    answer = host.ask(1, "server/discover")
+    host.greet()
+    answer = host.call(1, "usage_report")
     assert "server telemetry is not running" in answer["error"]["message"]
     assert "move the .db file" in answer["error"]["message"]
     (home / "telemetry.db").unlink()
-    assert "result" in host.shake_hands()
+    assert "result" in host.call(2, "usage_report")
 
 
 def test_nothing_of_the_projects_folder_is_imported(
@@ -351,7 +353,8 @@ def test_a_read_only_home_is_an_error_that_names_it_and_no_hang(
         pytest.skip("may not mount here")
     try:
         host = raw_host(ARSENALE_HOME=str(tmp_path), ARSENALE_RELAY_BUDGET_S="2")
-        answer = host.ask(1, "server/discover")
+        host.greet()
+        answer = host.call(1, "usage_report")
         assert "Read-only file system" in answer["error"]["message"]
         assert host.close()[:2] == (0, b"")
     finally:

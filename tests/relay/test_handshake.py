@@ -82,7 +82,7 @@ def test_a_cold_server_agrees_on_the_revision_that_a_warm_one_agrees_on(
 def test_a_host_is_served_its_lists_before_there_is_a_daemon(raw_host: Hosts, home: Path) -> None:
     host = raw_host("memory")
     begun = time.monotonic()
-    assert host.shake_hands()["result"]["serverInfo"]["name"] == "arsenale-memory"
+    assert host.greet()["result"]["serverInfo"]["name"] == "arsenale-memory"
     tools = host.ask(1, "tools/list")["result"]["tools"]
     took_s = time.monotonic() - begun
     assert not (home / "run" / "daemon.json").exists(), "the daemon was not up yet"
@@ -209,7 +209,7 @@ def test_calls_wait_in_order_while_the_daemon_starts_and_none_is_lost(raw_host: 
 
 def test_a_relay_whose_host_leaves_during_a_cold_start_ends(raw_host: Hosts) -> None:
     host = raw_host("memory")
-    host.shake_hands()
+    host.greet()
     begun = time.monotonic()
     status, out, err = host.close()
     assert (status, out, err) == (0, b"", b"")

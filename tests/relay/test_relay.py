@@ -69,7 +69,6 @@ def test_a_host_that_goes_after_a_notice_for_nobody_lets_the_relay_end(
 ) -> None:
     host = raw_host()
     host.shake_hands()
-    host.call(9, "usage_report")  # the daemon is up
     assert control.down(home)
     host.send(method="notifications/initialized")
     begun = time.monotonic()
