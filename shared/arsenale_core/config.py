@@ -5,6 +5,7 @@ import nothing of ours, read `ARSENALE_HOME` by themselves).
 """
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
@@ -280,6 +281,12 @@ def forget_environment() -> None:
     """Take every `ARSENALE_*` out of our environment: for what must touch no real data."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
+
+
+def use_temporary_folder(folder: Path) -> None:
+    """Let this process and those that it starts make their temporary files in FOLDER."""
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = str(folder)
 
 
 def one_thread_for_math() -> None:
