@@ -175,3 +175,26 @@ class Health(BaseModel):
     waiting_files: int
     waiting_bytes: int
     counters: dict[str, int]
+
+
+class SessionLine(BaseModel):
+    """One session in a list; its figures are of the whole session."""
+
+    session: str
+    host: str
+    project: str
+    started: str
+    last_seen: str
+    seconds: float = Field(description="From its first event to its last one.")
+    calls: int
+    errors: int
+    prompts: int
+
+
+class SessionList(BaseModel):
+    """Sessions seen in a span, newest first."""
+
+    span: Span
+    sessions: list[SessionLine]
+    more: int = 0
+    hint: str = ""
