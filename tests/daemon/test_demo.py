@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from arsenale_daemon.demo import cleanup
+from arsenale_daemon import temporary_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -29,14 +29,14 @@ def stranger(environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, 
     temporary.mkdir()
     yield {**environment, "HOME": str(tmp_path), "TMPDIR": str(temporary), "COLUMNS": "80",
            "ARSENALE_DATABASE_URL": ELSEWHERE}  # fmt: skip
-    for process in cleanup.processes_of(temporary):
+    for process in temporary_home.processes_of(temporary):
         process.kill()
 
 
 def left(stranger: dict[str, str]) -> list[str]:
     """What a demo left behind: files in its temporary folder, and processes that use it."""
     temporary = Path(stranger["TMPDIR"])
-    processes = [" ".join(one.cmdline()) for one in cleanup.processes_of(temporary)]
+    processes = [" ".join(one.cmdline()) for one in temporary_home.processes_of(temporary)]
     return [*map(str, temporary.iterdir()), *processes]
 
 
@@ -132,5 +132,5 @@ def test_with_keep_the_demo_goes_on_and_tells_how_to_end_it(stranger: dict[str, 
             text=True, check=False, timeout=60,
         )  # fmt: skip
         assert ended.returncode == 0, (command, ended.stderr)
-    psutil.wait_procs(cleanup.processes_of(Path(stranger["TMPDIR"])), 30)
+    psutil.wait_procs(temporary_home.processes_of(Path(stranger["TMPDIR"])), 30)
     assert left(stranger) == []

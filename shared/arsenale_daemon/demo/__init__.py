@@ -1,10 +1,9 @@
 """`arsenale demo`: what each server is for, shown by the real thing in a temporary home.
 
 The daemon, the relays and the hooks are processes, as they are for an assistant. `scenes` and
-`session` show, `stage` has what they share, `cleanup` leaves nothing behind.
+`session` show, `stage` has what they share.
 """
 
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -15,8 +14,8 @@ from rich.console import Console
 from arsenale_core.config import child_environment, forget_environment, use_temporary_folder
 from arsenale_core.peers import Peers
 from arsenale_core.tasks import background
-from arsenale_daemon import control
-from arsenale_daemon.demo import cleanup, scenes, session
+from arsenale_daemon import control, temporary_home
+from arsenale_daemon.demo import scenes, session
 from arsenale_daemon.demo.stage import WIDTH, Stage
 from arsenale_daemon.install import interpreter, relay_path
 
@@ -50,16 +49,14 @@ def run(console: Console, *, keep: bool) -> None:
         anyio.run(_play, console, folder)
         if not keep:
             with console.status("ending the daemon"):
-                cleanup.end(folder)
+                temporary_home.end(folder)
         _last_words(console, folder / "home", keep=keep)
     except BaseException:
         keep = False
         raise
     finally:
         if folder is not None and not keep:
-            with cleanup.uninterrupted():
-                cleanup.end(folder)
-                shutil.rmtree(folder, ignore_errors=True)
+            temporary_home.remove(folder)
 
 
 async def _play(console: Console, folder: Path) -> None:

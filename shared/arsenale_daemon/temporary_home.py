@@ -1,6 +1,8 @@
-"""Leaves nothing of the demo behind: no process, whenever it is interrupted."""
+"""A temporary `ARSENALE_HOME` of which nothing stays: no file, no process, whoever interrupts."""
 
+import shutil
 import signal
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,28 @@ def uninterrupted() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def temporary_home() -> Generator[Path]:
+    """Give a fresh home; end what runs in it and delete it afterwards."""
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="arsenale-example-"))
+        home = folder / "home"
+        home.mkdir(mode=0o700)
+        (home / "config.toml").write_text("http_port = 0\n", encoding="utf-8")
+        yield home
+    finally:
+        if folder is not None:
+            remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """End every process that uses FOLDER, whose `home` is an `ARSENALE_HOME`; then delete it."""
+    with uninterrupted():
+        end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def end(folder: Path) -> None:
