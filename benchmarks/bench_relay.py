@@ -143,8 +143,10 @@ def cold_starts(
             host.close()
             control.down(home)
             host = Host(command, env)
-            tool = ("echo", {"text": "hi"}) if command is bare_command else ("usage_report", {})
-            results.append(host.first_result(*tool))
+            if command is bare_command:
+                results.append(host.first_result("echo", {"text": "hi"}))
+            else:
+                results.append(host.first_result("usage_report", {}))
             host.close()
             control.down(home)
     return cold_list, cold, bare_list, bare_first

@@ -17,11 +17,11 @@ async def main(telemetry: Target) -> None:
 
     assert report.structured_content is not None
     for row in report.structured_content["rows"]:
-        print(f"{row['name']:20} {row['calls']:6} calls  p95 {row['p95_ms']} ms")
-    for call in report.structured_content["slowest"]:
-        print(f"slowest: {call['tool']} on {call['subject']} took {call['duration_ms']:.0f} ms")
-    if report.structured_content["hint"]:
-        print(report.structured_content["hint"])
+        print(f"{row['name']:20} {row['calls']:6} calls  p95 {row.get('p95_ms')} ms")
+    for call in report.structured_content.get("slowest", []):
+        print(f"slowest: {call['tool']} on {call.get('subject')} took {call['duration_ms']:.0f} ms")
+    if hint := report.structured_content.get("hint"):
+        print(hint)
 
 
 if __name__ == "__main__":

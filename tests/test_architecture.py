@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SERVERS = sorted(p.name for p in (ROOT / "servers").iterdir() if (p / "__init__.py").is_file())
 SHARED = sorted(p.name for p in (ROOT / "shared").iterdir() if (p / "__init__.py").is_file())
-LAYERS = (set(SERVERS), "arsenale_daemon", {"arsenale_core", "arsenale_relay"})
+LAYERS = (set(SERVERS), "arsenale_daemon", "arsenale_core", "arsenale_relay")
 MCP_SERVERS = [name for name in SERVERS if (ROOT / "servers" / name / "server.py").is_file()]
 HEAVY = {"torch", "transformers", "peft", "vllm", "llama_cpp"}
 
 SEAM = {"arsenale_core.surface", "arsenale_core.wire", "arsenale_core.peers",
-        "arsenale_daemon.web",
+        "arsenale_daemon.web", "arsenale_daemon.handshakes",
         "arsenale_daemon.hosting"}  # fmt: skip
 """Who may know the MCP SDK besides the servers' `server.py`: seam, transports, a client."""
 

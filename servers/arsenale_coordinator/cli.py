@@ -24,11 +24,11 @@ from arsenale_coordinator.guard_cli import guard
 from arsenale_coordinator.models import AgentLine, TaskLine, TaskToAssign, WorkforceReport
 from arsenale_coordinator.projects import project_of, top_of
 from arsenale_coordinator.record import Clock
-from arsenale_coordinator.repository.sharing import Repository, Reserve
+from arsenale_coordinator.repository.sharing import Repository
 from arsenale_coordinator.service import Coordinator, Update
 from arsenale_coordinator.states import STATES
 from arsenale_coordinator.store import CoordinatorStore
-from arsenale_core import boot, logs, terminal
+from arsenale_core import boot, logs, people, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 
@@ -50,6 +50,21 @@ Limit: TypeAlias = Annotated[int, typer.Option("--limit", min=1, max=1000)]
 
 ENDED = ("done", "cancelled")
 OPEN = tuple(state for state in STATES if state not in ENDED)
+COMMANDS = {
+    "`check_workforce` with view=tasks": "`arsenale workforce tasks`",
+    "`check_workforce` with task=": "`arsenale workforce show` with ",
+    "`check_workforce`": "`arsenale workforce agents`",
+    "`assign_task`": "`arsenale workforce add`",
+    "`update_task` with action=approve": "`arsenale workforce approve`",
+    "action=retry": "`arsenale workforce retry`",
+    "register it with `check_in` and `capabilities` or `description`": "an assistant registers it",
+    "with `check_in`": "when it checks in",
+    "`check_in`": "checking in",
+    "`exchange_messages`": "a message from an assistant",
+}
+"""What a person types, or does, where a hint names a tool."""
+
+R = TypeVar("R")
 PERSON = "a person"
 NO_AGENTS = "No agents yet: an assistant registers with the tool `check_in`."
 NO_TASKS = 'No open tasks. Add one: [bold]arsenale workforce add "what is to be done"[/]'
@@ -68,7 +83,7 @@ def agents(everywhere: Everywhere = False, limit: Limit = 100, as_json: Json = F
     """List the agents: who is free, who works on what, how they did."""
     report = _run(lambda s: _agents(s, _project(everywhere), limit))
     if as_json:
-        _print_json(report)
+        _print_json(report, "agents")
         return
     _print_table(_agent_table(report.agents), bool(report.agents), NO_AGENTS)
     out.print(report.summary)
@@ -89,8 +104,9 @@ def tasks(
     states = tuple(state or (() if all_ else OPEN))
     report = _run(lambda s: _tasks(s, _project(everywhere), states, limit, agent))
     if as_json:
-        _print_json(report)
+        _print_json(report, "tasks")
         return
+    report = _local(report)
     _print_table(_task_table(report.tasks), bool(report.tasks), NO_TASKS)
     if report.next_offset:
         out.print(f"More than {limit}: --limit shows them.")
@@ -109,6 +125,7 @@ def show(task: str, as_json: Json = False) -> None:
     if as_json:
         _print_json(report)
         return
+    report = _local(report)
     assert report.task is not None
     said = report.task.model_dump(exclude={"attempts", "history", "after", "before"})
     table = Table(show_header=False, box=None)
@@ -189,15 +206,15 @@ def retry(task: str, note: Note = "", as_json: Json = False) -> None:
 @app.command()
 def files(as_json: Json = False) -> None:
     """List who holds which files of this repository, and until when."""
-    listing = Reserve(action="list", agent=PERSON, paths=(), minutes=1, shared=False, reason="")
     project = project_of(str(Path.cwd()))
-    report = _run(lambda s: s.repository.reserve(listing, project, ""))
+    report = _run(lambda s: s.repository.held_in(project))
     if as_json:
-        _print_json(report)
+        _print_json(report, "held")
         return
-    table = Table("path", "agent", "until", "", "why")
+    report = _local(report)
+    table = people.table("path", "agent", "until", "mode", "why")
     for one in report.held:
-        shared = "shared" if one.shared else ""
+        shared = "shared" if one.shared else "exclusive"
         table.add_row(escape(one.path), escape(one.agent), one.until, shared, escape(one.reason))
     _print_table(table, bool(report.held), "Nobody holds a file here.")
     if report.held:
@@ -209,8 +226,9 @@ def mail(agent: str, limit: Limit = 20, as_json: Json = False) -> None:
     """Show what was written to an agent; it stays unread."""
     report = _run(lambda s: s.repository.peek(agent, limit))
     if as_json:
-        _print_json(report)
+        _print_json(report, "messages")
         return
+    report = _local(report)
     for one in report.messages:
         marks = "".join(
             f" [yellow]{mark}[/]"
@@ -273,7 +291,7 @@ async def _tasks(
 def _decide(
     task: str, action: Literal["approve", "reject", "cancel", "retry"], note: str, as_json: bool
 ) -> None:
-    update = Update(action=action, agent=PERSON, note=note)
+    update = Update(action=action, note=note)
     report = _run(lambda s: s.coordinator.update(task, update))
     if as_json:
         _print_json(report)
@@ -301,7 +319,7 @@ def _run(use: Callable[[Opened], Awaitable[T]], *, interrupted: int = 130) -> T:
     try:
         return anyio.run(whole)
     except ArsenaleError as exc:
-        err.print(f"[red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(_for_people(str(exc)))}", soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(interrupted) from None
@@ -324,7 +342,7 @@ def _opened() -> Generator[Opened]:
 
 
 def _agent_table(lines: list[AgentLine]) -> Table:
-    table = Table("agent", "state", "load", "success", "capabilities", "works on")
+    table = people.table("agent", "state", "load", "success", "capabilities", "works on")
     for one in lines:
         cells = (one.agent, one.state, one.load, one.success, ", ".join(one.capabilities),
                  "\n".join(one.tasks))  # fmt: skip
@@ -333,7 +351,9 @@ def _agent_table(lines: list[AgentLine]) -> Table:
 
 
 def _task_table(lines: list[TaskLine]) -> Table:
-    table = Table("task", "state", "agent", "done", "priority", "title", "waits for", "deadline")
+    table = people.table(
+        "task", "state", "agent", "done", "priority", "title", "waits for", "deadline"
+    )
     for one in lines:
         done = f"{one.progress:.0%}" if one.progress else ""
         priority = str(one.priority) if one.priority is not None else ""
@@ -357,5 +377,13 @@ def _print_table(table: Table, full: bool, empty: str) -> None:
     out.print(table if full else empty, soft_wrap=not full)
 
 
-def _print_json(model: BaseModel) -> None:
-    out.print_json(model.model_dump_json())
+def _for_people(text: str) -> str:
+    return people.with_commands(text, COMMANDS)
+
+
+def _local(report: R) -> R:
+    return people.localised(report, Settings.read().timezone)
+
+
+def _print_json(model: BaseModel, *lists: str) -> None:
+    out.print_json(data=people.whole(model, *lists))

@@ -26,6 +26,12 @@ Match: TypeAlias = Callable[[Sequence[Task], Sequence[Agent]], list[tuple[int, i
 Changed: TypeAlias = Callable[[Sequence[str]], Awaitable[None]]
 """Is told that something changed, and about which agents."""
 
+Waits: TypeAlias = Callable[[float, float], Awaitable[None]]
+"""Is called while an agent waits: since how long, and how long at most, seconds."""
+
+PROGRESS_S = 5.0
+"""How often a call that waits reports progress: hosts give up on silence after 30 s and more."""
+
 LOOKED_AT = 500
 """So many of the most urgent tasks are matched at a time."""
 
@@ -37,6 +43,11 @@ POLL_S = 1.0
 
 GATHER_S = 0.003
 """Changes that come together are answered together."""
+
+
+async def silently(waited_s: float, wait_s: float) -> None:
+    """Report no progress: nobody asked for it."""
+    del waited_s, wait_s
 
 
 @dataclass(slots=True, eq=False)
@@ -86,11 +97,12 @@ class Desk:
         """Say that something changed, so that it is looked what follows."""
         self._nudged.set()
 
-    async def serve(self, agent: Agent, wait_s: float) -> list[Task]:
+    async def serve(self, agent: Agent, wait_s: float, waits: Waits = silently) -> list[Task]:
         """Return what AGENT begins now: what was assigned to it, else what suits it best.
 
         Waits up to WAIT_S for a task to come; the agent's lease is renewed meanwhile. If the call
-        is cancelled, what it was about to get goes back.
+        is cancelled, what it was about to get goes back. WAITS is called meanwhile, so that a host
+        does not take the call for dead.
         """
         waiter = _Waiter(agent.id)
         try:
@@ -100,7 +112,7 @@ class Desk:
                 self.nudge()  # from now on it looks what other processes change
                 await self._serve_all()
                 if wait_s > 0:
-                    await self._wait(waiter, agent, wait_s)
+                    await self._wait(waiter, agent, wait_s, waits)
                 await self._dismiss(waiter)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -145,13 +157,18 @@ class Desk:
                 return 3_600.0
             return max((end - rows.ticks(db, self._store.clock)) / 1e6, 0.0) + 0.01
 
-    async def _wait(self, waiter: _Waiter, agent: Agent, wait_s: float) -> None:
+    async def _wait(self, waiter: _Waiter, agent: Agent, wait_s: float, waits: Waits) -> None:
+        begun = renewed = anyio.current_time()
         with anyio.move_on_after(wait_s):
             while not waiter.came.is_set():
-                with anyio.move_on_after(agent.heartbeat_s / 2):
+                await waits(anyio.current_time() - begun, wait_s)
+                with anyio.move_on_after(min(PROGRESS_S, agent.heartbeat_s / 2)):
                     await waiter.came.wait()
-                if not waiter.gone:
+                now = anyio.current_time()
+                is_due = waiter.came.is_set() or now - renewed >= agent.heartbeat_s / 2
+                if is_due and not waiter.gone:
                     await to_thread.run_sync(self._store.check_in, agent.name, Profile())
+                    renewed = now
 
     async def _dismiss(self, waiter: _Waiter) -> None:
         """Let a waiter go, not while a round may be about to give it something."""

@@ -45,8 +45,7 @@ def on(
 ) -> None:
     """Refuse edits of what another holds; with --git, commits too."""
     mode: GuardMode = "closed" if closed else "open"
-    ask = not yes and not as_json and sys.stdin.isatty()
-    _switched(mode, [host], scope, git=git, ask=ask, dry_run=dry_run, quiet=as_json)
+    _switched(mode, [host], scope, git=git, ask=not yes, dry_run=dry_run, quiet=as_json)
     if as_json:
         status(as_json=True)
     elif not dry_run:
@@ -63,7 +62,7 @@ def off(
 ) -> None:
     """Take every guard of this project out again; what was there before comes back as it was."""
     hosts = () if git else host_config.HOSTS
-    ask = not yes and not as_json and sys.stdin.isatty()
+    ask = not yes and not as_json and sys.stdin.isatty()  # what it takes out was ours
     in_git = git or scope == "project"
     _switched("off", hosts, scope, git=in_git, ask=ask, dry_run=dry_run, quiet=as_json)
     if as_json:
@@ -75,21 +74,33 @@ def off(
 
 @guard.command()
 def status(as_json: Json = False) -> None:
-    """Show which guards are on here; exit status 3 when none is."""
+    """Show which guards are on here, or were and are gone; exit status 3 when none is on."""
     found = _told(_found)
     if as_json:
         rows = [
-            {"where": o.where, "mode": o.mode, "path": str(o.path), "sound": o.sound} for o in found
-        ]
-        out.print_json(data={"on": bool(found), "guards": rows})
+            {
+                "where": o.where, "mode": o.mode, "path": str(o.path), "sound": o.sound,
+                "state": o.state,
+            }
+            for o in found
+        ]  # fmt: skip
+        out.print_json(data={"on": any(o.state != "gone" for o in found), "guards": rows})
         return
     for one in found:
-        what = "what cannot be checked is refused" if one.mode == "closed" else "open"
-        state = "on" if one.sound else f"[yellow]outdated[/], mend it with `{one.mend}`"
-        out.print(f"{one.where}: {state}; {what}; {escape(str(one.path))}", soft_wrap=True)
-    if not found:
+        out.print(_line(one), soft_wrap=True)
+    if all(one.state == "gone" for one in found):
         out.print("No guard is on: reservations bind nobody. [bold]arsenale guard on --git[/]")
         raise typer.Exit(3)
+
+
+def _line(one: Guarded) -> str:
+    """Return how a guard stands, with the command that puts it right."""
+    if one.state == "gone":
+        lost = f"[red]gone[/]: it was on, but {escape(one.why)}"
+        return f"{one.where}: {lost}; switch it on again with `{one.mend}`"
+    what = "what cannot be checked is refused" if one.mode == "closed" else "open"
+    state = "on" if one.sound else f"[yellow]outdated[/], fix it with `{one.mend}`"
+    return f"{one.where}: {state}; {what}; {escape(str(one.path))}"
 
 
 def _planned(
@@ -114,11 +125,16 @@ def _switched(
     """Bring guards into MODE: show the changes, ask, write."""
     planned, in_git = _told(lambda: _planned(mode, hosts, scope, git=git))
     say = Console(quiet=True) if quiet else out
+    if git and not dry_run and not planned and not in_git:
+        guards.remember(Settings.read(), Path.cwd(), mode)
     if not planned and not in_git:
         say.print("Nothing to change: " + ("all is off." if mode == "off" else "it is on."))
         return
     for change in (*planned, *in_git):
         say.out(host_config.diff(change), end="", highlight=False)
+    if not dry_run and ask and not sys.stdin.isatty():
+        err.print("[red]error:[/] nothing was written, as there is no terminal to ask: add --yes")
+        raise typer.Exit(1)
     if dry_run or (ask and not typer.confirm("Write this?", default=True)):
         say.print("Nothing was written.")
         return
@@ -127,6 +143,8 @@ def _switched(
         _told(lambda change=change: git_guard.apply(change))
         if mode != "off" and (note := git_guard.note(change.path, Path.cwd())):
             say.print(escape(note), soft_wrap=True)
+    if git:
+        guards.remember(Settings.read(), Path.cwd(), mode)
 
 
 def _found() -> list[Guarded]:

@@ -5,8 +5,11 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 from arsenale_core.errors import InvalidError
 
-_SPAN = re.compile(r"(?:in\s+)?(\d{1,6}(?:\.\d+)?)\s*(s|m|min|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_SPAN = re.compile(
+    r"(?:in\s+)?(\d{1,6}(?:\.\d+)?)\s*"
+    r"(?:(s)(?:ec(?:ond)?s?)?|(m)(?:in(?:ute)?s?)?|(h)(?:(?:ou)?rs?)?|(d)(?:ays?)?|(w)(?:eeks?)?)"
+)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def told(at_us: int) -> str:
@@ -27,13 +30,14 @@ def asked(text: str, now_us: int, zone: tzinfo = UTC) -> int:
     """
     hint = "give an ISO date and time as 2026-11-30T17:00, or a span as 90m, 2h, 3d"
     if span := _SPAN.fullmatch(text.strip().lower()):
-        return now_us + int(float(span[1]) * _SECONDS[span[2]] * 1e6)
+        unit = next(one for one in span.groups()[1:] if one)
+        return now_us + int(float(span[1]) * _SECONDS[unit] * 1e6)
     try:
         moment = datetime.fromisoformat(text.strip())
         moment = moment if moment.tzinfo else moment.replace(tzinfo=zone)
         return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     except (ValueError, OverflowError) as exc:
-        raise InvalidError(f"{text!r} is no moment", hint=hint) from exc
+        raise InvalidError(f"{text!r} is not a date or a time", hint=hint) from exc
 
 
 def span(seconds: float) -> str:

@@ -33,6 +33,14 @@ def top_of(folder: str | None) -> Path | None:
     return place
 
 
+def tops_of(path: Path) -> list[Path]:
+    """Return every checkout that PATH lies in, the innermost first.
+
+    A submodule and a clone within a tree are checkouts in a checkout.
+    """
+    return [here for here in [path, *path.parents][:HOPS] if (here / ".git").exists()]
+
+
 def _common_dir(git: Path) -> Path | None:
     try:
         if git.is_dir():

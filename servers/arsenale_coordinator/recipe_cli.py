@@ -17,7 +17,7 @@ from rich.text import Text
 
 from arsenale_coordinator import relaying
 from arsenale_coordinator.recipes import schema
-from arsenale_core import logs
+from arsenale_core import logs, people
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_core.peers import As, Peers, RefusedError
@@ -46,6 +46,14 @@ _COLOURS = {
     "undone": "magenta", "cancelled": "magenta",
 }  # fmt: skip
 _OVER = ("done", "failed", "cancelled")
+
+
+COMMANDS = {
+    "action=list": "`arsenale recipe list`",
+    "action=status": "`arsenale recipe status`",
+    "with `when`": "by `arsenale recipe schedule`",
+}
+"""What a person types where a hint names an action of the tool."""
 
 
 @app.command()
@@ -85,7 +93,7 @@ def list_(as_json: Json = False) -> None:
     """List recipes, runs and schedules."""
     report = _asked(lambda ask: ask("list"))
     if as_json:
-        out.print_json(data=report)
+        out.print_json(data=people.whole(report, "recipes", "runs", "schedules"))
         return
     if report.get("hint"):
         out.print(escape(report["hint"]), soft_wrap=True)
@@ -213,7 +221,7 @@ async def _followed(ask: Ask, run_id: str, *, live: bool) -> dict[str, Any]:
 
 
 def _drawn(report: Mapping[str, Any]) -> Group:
-    table = Table("step", "state", "seconds", "", box=None)
+    table = Table("step", "state", "seconds", "result", box=None)
     for step in report.get("steps", ()):
         colour = _COLOURS.get(step["state"], "white")
         said = step.get("error") or step.get("what", "")
@@ -255,10 +263,8 @@ def _table(rows: list[dict[str, Any]] | None, **columns: str) -> None:
     if not rows:
         return
     shown = [name for name in columns if any(row.get(name) not in (None, "", []) for row in rows)]
-    table = Table()
-    for place, name in enumerate(shown):
-        table.add_column(columns[name] or name, no_wrap=not place)
-    for row in rows:
+    table = people.table(*(columns[name] or name for name in shown))
+    for row in people.localised(rows, Settings.read().timezone):
         table.add_row(*(escape(_cell(row.get(name), name)) for name in shown))
     out.print(table)
 
@@ -301,7 +307,8 @@ def _told() -> Generator[None]:
     try:
         yield
     except ArsenaleError as exc:
-        err.print(f"[red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        said = people.with_commands(str(exc), COMMANDS)
+        err.print(f"[red]error:[/] {escape(said)}", soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         err.print("What runs goes on: `arsenale recipe list`")

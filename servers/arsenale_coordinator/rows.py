@@ -8,6 +8,7 @@ import orjson
 
 from arsenale_coordinator.record import Agent, Attempt, Clock, NewTask, Outcome, Task
 from arsenale_coordinator.states import TaskState
+from arsenale_core.errors import NotFoundError
 from arsenale_core.store import Connection, Sql
 
 _AGENT = (
@@ -21,6 +22,10 @@ TASK_COLUMNS = (
 )
 _AGENT_NAMES = tuple(_AGENT.replace(" ", "").split(","))
 _TASK_NAMES = tuple(TASK_COLUMNS.replace(" ", "").split(","))
+
+
+REGISTER = "`check_in` and `capabilities` or `description`"
+"""How an agent registers, for hints."""
 
 
 @dataclass(slots=True)
@@ -120,6 +125,19 @@ def agent_named(db: Connection, name: str) -> Agent | None:
     """Return the agent of that name."""
     row = _AGENT_BY_NAME.first(db, name=name)
     return _agent(row) if row else None
+
+
+def known_agent(db: Connection, name: str) -> Agent:
+    """Return the agent of that name: every tool but `check_in` asks for one that is registered.
+
+    Raises:
+        NotFoundError: It never checked in.
+    """
+    found = agent_named(db, name)
+    if found is None:
+        hint = f"register it with {REGISTER}; `check_workforce` lists all agents"
+        raise NotFoundError("agent", name, hint=hint)
+    return found
 
 
 def agent(db: Connection, id: int) -> Agent:

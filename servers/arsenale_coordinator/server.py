@@ -9,6 +9,7 @@ from mcp.server.mcpserver import Context, Resolve
 from pydantic import Field
 
 from arsenale_coordinator import views
+from arsenale_coordinator.desk import Waits
 from arsenale_coordinator.exposition import WorkforceCollector
 from arsenale_coordinator.models import (
     AssignReport,
@@ -80,6 +81,13 @@ async def _told(ctx: Context[Services]) -> Told:
     return told
 
 
+async def _waits(ctx: Context[Services]) -> Waits:
+    async def waits(waited_s: float, wait_s: float) -> None:
+        await ctx.report_progress(waited_s, wait_s, "waiting for a task")
+
+    return waits
+
+
 async def _session() -> str:
     peer = PEER.get()
     return (peer.session if peer else None) or ""
@@ -90,11 +98,18 @@ async def _project() -> str:
     return project_of(peer.project) if peer else ""
 
 
+async def _folder() -> str:
+    peer = PEER.get()
+    return (peer.project if peer else None) or ""
+
+
 CoordinatorDep: TypeAlias = Annotated[Coordinator, Resolve(_coordinator)]
 RepositoryDep: TypeAlias = Annotated[Repository, Resolve(_repository)]
 OptimiserDep: TypeAlias = Annotated[Optimiser, Resolve(_optimiser)]
 ProjectDep: TypeAlias = Annotated[str, Resolve(_project)]
+FolderDep: TypeAlias = Annotated[str, Resolve(_folder)]
 KitchenDep: TypeAlias = Annotated[Kitchen, Resolve(_kitchen)]
+WaitsDep: TypeAlias = Annotated[Waits, Resolve(_waits)]
 ToldDep: TypeAlias = Annotated[Told, Resolve(_told)]
 SessionDep: TypeAlias = Annotated[str, Resolve(_session)]
 
@@ -106,6 +121,7 @@ Text: TypeAlias = Annotated[str, Field(max_length=20_000)]
 async def check_in(
     agent: Agent,
     coordinator: CoordinatorDep,
+    waits: WaitsDep,
     project: ProjectDep,
     capabilities: Annotated[list[Tag] | None, Field(max_length=50)] = None,
     description: Annotated[str | None, Field(max_length=2_000)] = None,
@@ -128,7 +144,7 @@ async def check_in(
             description=description, capacity=capacity, heartbeat_s=heartbeat_s,
             budget_usd=budget_usd, project=project or None,
         ),
-        status=status, take=take, wait_s=wait_s,
+        status=status, take=take, wait_s=wait_s, waits=waits,
     )  # fmt: skip
 
 
@@ -202,7 +218,8 @@ async def reserve_files(
     repository: RepositoryDep,
     project: ProjectDep,
     session: SessionDep,
-    paths: Annotated[list[Line] | None, Field(max_length=100, description="globs: src/**")] = None,
+    folder: FolderDep,
+    paths: Annotated[list[Line] | None, Field(max_length=100, description="src, a/*.py")] = None,
     minutes: Annotated[float, Field(ge=1, le=1_440)] = 30,
     shared: bool = False,
     reason: Line = "",
@@ -218,6 +235,7 @@ async def reserve_files(
         ),
         project,
         session,
+        folder,
     )  # fmt: skip
 
 

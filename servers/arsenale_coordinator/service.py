@@ -10,7 +10,7 @@ from anyio import CancelScope, to_thread
 
 from arsenale_coordinator import moments, reading, rows, views
 from arsenale_coordinator.crew import Choice, Crew
-from arsenale_coordinator.desk import Changed, Desk
+from arsenale_coordinator.desk import Changed, Desk, Waits, silently
 from arsenale_coordinator.lifecycle import Finish, lease_us
 from arsenale_coordinator.likeness import Likeness
 from arsenale_coordinator.models import (
@@ -101,12 +101,21 @@ class Coordinator:
         self.desk = Desk(store, self._pairs, changed, watched)
 
     async def check_in(
-        self, name: str, profile: Profile, *, status: Status, take: bool, wait_s: float
-    ) -> CheckInReport:
+        self, name: str, profile: Profile, *, status: Status, take: bool, wait_s: float,
+        waits: Waits = silently,
+    ) -> CheckInReport:  # fmt: skip
         """Register or renew an agent, and give it the next task when it has room.
 
+        Args:
+            name: Of the agent.
+            profile: What it says of itself.
+            status: Whether it works.
+            take: Whether it takes a task.
+            wait_s: So long it waits for one.
+            waits: Is called while it waits.
+
         Raises:
-            NotFoundError: The agent is new and says nothing of itself.
+            NotFoundError: The agent is new and does not describe itself.
         """
         state = "left" if status == "leaving" else status
         agent = await to_thread.run_sync(partial(self.store.check_in, name, profile, state=state))
@@ -114,7 +123,7 @@ class Coordinator:
             self._likeness.nudge()
         fresh: list[Task] = []
         if take and agent.state == "available":
-            fresh = await self.desk.serve(agent, wait_s)
+            fresh = await self.desk.serve(agent, wait_s, waits)
         self.desk.nudge()
         try:
             return await to_thread.run_sync(self._checked_in, agent.id, fresh)
@@ -183,6 +192,8 @@ class Coordinator:
         if view == "tasks":
             wanted = Filter(states=tuple(states), project=project, text=text)
             return await to_thread.run_sync(self._tasks_report, wanted, agent, limit, offset)
+        if agent:
+            await to_thread.run_sync(self._must_know, agent)
         wanted = Filter(states=tuple(states), project=project, text=text or agent or "")
         return await to_thread.run_sync(self._agents_report, wanted, detail, limit, offset)
 
@@ -199,6 +210,10 @@ class Coordinator:
         """
         wanted = Filter(states=("running", "reserved"))
         return await to_thread.run_sync(self._tasks_report, wanted, agent, 200, 0)
+
+    def _must_know(self, agent: str) -> None:
+        with self.store.reading() as db:
+            rows.known_agent(db, agent)
 
     # In a worker thread; what uses the crew, one at a time.
 
@@ -277,6 +292,8 @@ class Coordinator:
     def _updated(self, id: int, update: Update) -> UpdateReport:
         with self.store.reading() as db:
             before = self._must(db, id)
+            if update.agent:
+                rows.known_agent(db, update.agent)
         if update.action in _DECISIONS:
             body = {"note": update.note} if update.note else {}
             event = _DECISIONS[update.action]
@@ -359,10 +376,7 @@ class Coordinator:
     ) -> WorkforceReport:
         with self.store.reading() as db:
             if agent:
-                known = rows.agent_named(db, agent)
-                if known is None:
-                    raise NotFoundError("agent", agent, hint="`check_workforce` lists all")
-                wanted = replace(wanted, agent_id=known.id)
+                wanted = replace(wanted, agent_id=rows.known_agent(db, agent).id)
             found = reading.tasks(db, wanted, limit + 1, offset)
             lines = [views.line(db, task) for task in found[:limit]]
             summary = views.task_summary(reading.counts(db, wanted.project))

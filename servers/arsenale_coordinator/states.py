@@ -60,15 +60,24 @@ OCCUPYING: Final[frozenset[TaskState]] = frozenset({"reserved", "running"})
 
 _HINTS: dict[TaskState, str] = {
     "waiting": "the tasks that it needs come first",
-    "held": "a person has to approve it (`update_task` with action=approve)",
-    "ready": "take it with `check_in`",
-    "reserved": "the agent that it is assigned to takes it with `check_in`",
+    "held": "a person approves or rejects it first (`update_task` with action=approve)",
+    "ready": "an agent begins it with `check_in`; it needs no approval",
+    "reserved": "the agent that it is assigned to begins it with `check_in`",
     "running": "its agent completes, fails or hands it over",
     "review": "a person has to approve or reject it",
     "done": "create a new task for what is still to do",
     "failed": "action=retry makes it ready again",
     "cancelled": "action=retry makes it ready again",
 }
+
+
+_DONE: dict[TaskEvent, str] = {
+    "unblock": "unblocked", "hold": "held", "approve": "approved", "reject": "rejected",
+    "reserve": "assigned", "revoke": "taken back", "claim": "begun", "hand_over": "handed over",
+    "lose": "lost", "complete": "completed", "submit": "submitted", "fail": "reported as failed",
+    "give_up": "given up", "retry": "retried", "block": "made to wait", "cancel": "cancelled",
+}  # fmt: skip
+"""What an event does to a task, for errors."""
 
 
 def after(state: TaskState, event: TaskEvent, *, task: str) -> TaskState:
@@ -79,7 +88,5 @@ def after(state: TaskState, event: TaskEvent, *, task: str) -> TaskState:
     """
     following = TRANSITIONS.get((state, event))
     if following is None:
-        raise ConflictError(
-            f"{task} is {state}, so it cannot {event.replace('_', ' ')}", hint=_HINTS[state]
-        )
+        raise ConflictError(f"{task} is {state} and cannot be {_DONE[event]}", hint=_HINTS[state])
     return following

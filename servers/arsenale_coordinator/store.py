@@ -71,7 +71,7 @@ class CoordinatorStore(Store):
         Who leaves gives its tasks back; who pauses, those that it has not begun.
 
         Raises:
-            NotFoundError: It is new and says nothing of itself.
+            NotFoundError: It is new and does not describe itself.
         """
         with self.changing() as c:
             known = rows.agent_named(c.db, name)
@@ -240,9 +240,7 @@ def _taken(c: Change, agent_id: int, wanted: int) -> Task | None:
 
 def _registered(c: Change, name: str, profile: Profile, state: str | None) -> Agent:
     if profile.tags is None and profile.description is None:
-        raise NotFoundError(
-            "agent", name, hint="say with `capabilities` or `description` what you can do"
-        )
+        raise NotFoundError("agent", name, hint=f"register it with {rows.REGISTER}")
     heartbeat_s = profile.heartbeat_s or DEFAULT_HEARTBEAT_S
     values = {
         "name": name, "state": state or "available", "description": profile.description or "",

@@ -123,8 +123,9 @@ class Asking:
         """Return the genome NAME, or nothing when it is a base model."""
         with self.genomes.store.reading() as db:
             found = reading.genome(db, name)
-            if found is None and name not in reading.bases(db):
-                known = [*reading.names(db, "genome"), *reading.bases(db)]
+            bases = self.genomes.bases(db)
+            if found is None and name not in bases:
+                known = [*reading.names(db, "genome"), *bases]
                 raise names.unknown("genome", name, known)
             return found
 

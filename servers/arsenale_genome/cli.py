@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from arsenale_core import logs
+from arsenale_core import logs, people
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_genome.adding import NewLayer
@@ -27,6 +27,14 @@ app = typer.Typer(help="Genomes: list, show, create, add layers, export, import,
                   no_args_is_help=True)  # fmt: skip
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+COMMANDS = {
+    "`add_layer`": "`arsenale genome add-layer`",
+    "`create_genome`": "`arsenale genome create`",
+    "`exchange_genome` imports": "`arsenale genome import` takes an export",
+    "by `revise`": "by an assistant (`revise`)",
+}
+"""What a person types where a hint names a tool; there is no command for `revise`."""
 
 T = TypeVar("T")
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -47,7 +55,7 @@ def list_(
     if as_json:
         _print_json(report)
         return
-    table = Table("name", "base", "layers", "generation", "description")
+    table = people.table("name", "base", "layers", "generation", "description")
     for row in report.found:
         cells = (", ".join(row.layers), str(row.generation), row.description)
         table.add_row(row.name, escape(row.base), *(escape(cell) for cell in cells))
@@ -71,7 +79,7 @@ def layers(
     if as_json:
         _print_json(report)
         return
-    table = Table("name", "trait", "base", "rank", "licence", "sharing", "description")
+    table = people.table("name", "trait", "base", "rank", "licence", "sharing", "description")
     for row in report.found:
         cells = (row.base, str(row.rank), row.licence, row.permission, row.description)
         table.add_row(row.name, row.trait, *(escape(cell) for cell in cells))
@@ -213,7 +221,7 @@ def import_(
     for before, after in report.renamed.items():
         out.print(f"  {before} is called {after} here")
     if report.hint:
-        out.print(escape(report.hint), soft_wrap=True)
+        out.print(escape(_for_people(report.hint)), soft_wrap=True)
     _print_advice(report.advice)
 
 
@@ -229,7 +237,9 @@ def check(
     else:
         for problem in report.problems:
             err.print(f"[red]problem:[/] {escape(problem)}", soft_wrap=True)
-        out.print(f"{report.checked} checked. {escape(report.hint or '')}", soft_wrap=True)
+        out.print(
+            f"{report.checked} checked. {escape(_for_people(report.hint or ''))}", soft_wrap=True
+        )
     if report.problems:
         raise typer.Exit(1)
 
@@ -248,7 +258,7 @@ def _guarded(do: Callable[[], T]) -> T:
     try:
         return do()
     except ArsenaleError as exc:
-        err.print(f"[red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(_for_people(str(exc)))}", soft_wrap=True)
         raise typer.Exit(1) from None
     except OSError as exc:  # the home cannot be written, the disk is full
         err.print(f"[red]error:[/] {escape(str(exc))}", soft_wrap=True)
@@ -311,7 +321,7 @@ def _print_found(report: FindReport, table: Table) -> None:
     if report.next_offset:
         out.print(f"{report.total - report.next_offset} more: raise --limit")
     if report.hint:
-        out.print(escape(report.hint), soft_wrap=True)
+        out.print(escape(_for_people(report.hint)), soft_wrap=True)
 
 
 def _print_fields(shown: GenomeReport | LayerReport) -> None:
@@ -326,7 +336,11 @@ def _print_fields(shown: GenomeReport | LayerReport) -> None:
 
 def _print_advice(advice: list[str]) -> None:
     for line in advice:
-        out.print(f"[yellow]note:[/] {escape(line)}", soft_wrap=True)
+        out.print(f"[yellow]note:[/] {escape(_for_people(line))}", soft_wrap=True)
+
+
+def _for_people(text: str) -> str:
+    return people.with_commands(text, COMMANDS)
 
 
 def _print_json(model: BaseModel) -> None:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from arsenale_core import sidecar as sidecars
 from arsenale_core.config import Settings
 from arsenale_core.embedding.choice import open_embedder
 from arsenale_core.errors import UnavailableError
@@ -48,6 +49,7 @@ async def open_services(
                 embedder=embedder,
                 artifacts=Artifacts(settings.home / "artifacts"),
                 now=now,
+                served=partial(_served, settings),
             )
             listing = Listing(genomes=genomes, sidecar=sidecar)
             try:
@@ -60,6 +62,10 @@ async def open_services(
                 )
             finally:
                 await sidecar.aclose()
+
+
+def _served(settings: Settings) -> list[str] | None:
+    return None if settings.inference_url else sidecars.base_models(settings.home)
 
 
 async def _no_memory(question: str, namespace: str, tokens: int) -> list[Known]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from anyio import to_thread
 
+from arsenale_core import sidecar
 from arsenale_core.embedding.base import Embedder
 from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
 from arsenale_core.ids import uuid7
@@ -70,12 +71,15 @@ class Genomes:
 
     Attributes:
         now: The clock, Unix seconds.
+        served: Names the base models that the sidecar serves; `None` where an engine elsewhere
+            answers, whose models are not known.
     """
 
     store: GenomeStore
     embedder: Embedder
     artifacts: Artifacts
     now: Callable[[], float]
+    served: Callable[[], Sequence[str] | None] = lambda: None
 
     @property
     def now_us(self) -> int:
@@ -175,6 +179,7 @@ class Genomes:
         names.checked("genome", new.name)
         with self.store.reading() as db:
             _must_not_be_base(db, new.name)
+            self._base_must_exist(db, new.base)
             parents = [self.store.genome(db, name) for name in dict.fromkeys(new.parents)]
             layers, choices = self._stack(db, new, parents)
             genome = self._composed(db, new, parents, layers, choices)
@@ -185,6 +190,18 @@ class Genomes:
         self.store.add([], [genome], why=why, is_here=self.artifacts.is_here)
         with self.store.reading() as db:
             return self.genome_report(db, genome)
+
+    def bases(self, db: Connection) -> list[str]:
+        """Return the base models that are known: served, or of something here."""
+        return sorted({*reading.bases(db), *(self.served() or ())})
+
+    def _base_must_exist(self, db: Connection, base: str | None) -> None:
+        served = self.served()
+        if base is None or served is None or base in (known := self.bases(db)):
+            return
+        raise InvalidError(
+            f"no base model {base!r}", hint=f"there are {', '.join(known)}; {sidecar.ADD_MODEL}"
+        )
 
     def _stack(
         self, db: Connection, new: NewGenome, parents: Sequence[Genome]

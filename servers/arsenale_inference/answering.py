@@ -16,7 +16,6 @@ from arsenale_inference.openai_requests import Chat, Completion
 from arsenale_inference.replies import Choice, Reply
 from arsenale_inference.served import layer_file
 from arsenale_inference.service import Inference
-from arsenale_inference.tool_calls import found_in
 
 Said = Started | Piece | Finished
 
@@ -42,11 +41,7 @@ class Answers:
         async with aclosing(self.said(request, jobs)) as events:
             async for index, told in events:
                 choices[index].add(told)
-        echoes: list[str] = []
-        if isinstance(request, Completion) and request.echo:
-            prompts = [each if isinstance(each, str) else "" for each in request.prompts]
-            echoes = [prompt for prompt in prompts for _ in range(request.n)]
-        return reply.whole(choices, echoes)
+        return reply.whole(choices)
 
     async def chunks(
         self, request: Chat | Completion, reply: Reply
@@ -141,7 +136,7 @@ def _chunks(reply: Reply, index: int, told: Said, choice: Choice) -> list[dict[s
             return [reply.first(index)] if reply.kind == "chat" else []
         case Piece():
             held = bool(reply.tools) or not (told.text or told.logprobs)
-            return [] if held else [reply.piece(index, told)]
+            return [] if held else [reply.piece(index, told, choice.places)]
         case Finished():
             return _ending(reply, index, choice)
 
@@ -149,8 +144,9 @@ def _chunks(reply: Reply, index: int, told: Said, choice: Choice) -> list[dict[s
 def _ending(reply: Reply, index: int, choice: Choice) -> list[dict[str, Any]]:
     if not reply.tools:
         return [reply.last(index, choice.reason)]
-    rest, calls = found_in("".join(choice.text), reply.tools)
-    chunks = [reply.piece(index, Piece(id="", text=rest, tokens=()))] if rest else []
+    rest, calls = reply.calls_in("".join(choice.text))
+    piece = Piece(id="", text=rest, tokens=())
+    chunks = [reply.piece(index, piece, choice.places)] if rest else []
     if calls:
         chunks.append(reply.calls(index, calls))
     return [*chunks, reply.last(index, "tool_calls" if calls else choice.reason)]
@@ -164,4 +160,5 @@ def reply_to(request: Chat | Completion, created: int) -> Reply:
         id=("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12),
         model=request.model, created=created, kind="chat" if chat else "text",
         tools=frozenset(tool.function.name for tool in offered), n=request.n,
+        most_calls=1 if isinstance(request, Chat) and not request.parallel_tool_calls else None,
     )  # fmt: skip

@@ -75,7 +75,7 @@ def status(as_json: Json = False) -> None:
             _print({"running": False}) if as_json else out.print(
                 "no sidecar runs; `arsenale inference up` starts it."
             )
-            return
+            raise typer.Exit(3)
         said = _ask(found, "GET", "/admin/status")
         if as_json:
             _print({"running": True, "url": found.url, **said})

@@ -36,6 +36,8 @@ class Sampling:
         min_p: Only those of at least this share of the likeliest's probability.
         frequency_penalty: Taken off a logit for each time the token was generated.
         presence_penalty: Taken off once when the token was generated at all.
+        repetition_penalty: Divides positive logits of tokens that were generated, and multiplies
+            negative ones (CTRL, Keskar et al., 2019); 1 leaves them.
         seed: Makes a sampled answer come again; `None` is a fresh one.
         bias: Added to logits, by token.
         logprobs: So many of the likeliest tokens are reported with each; -1 reports none, 0 the
@@ -48,6 +50,7 @@ class Sampling:
     min_p: float = 0.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     bias: tuple[tuple[int, float], ...] = ()
     logprobs: int = -1
@@ -66,12 +69,15 @@ class Generate:
     Attributes:
         id: Unique while the worker lives.
         messages: Of a chat, for the model's template, with `tools`.
-        max_tokens: At most so many; `None` is what the context leaves.
+        template_kwargs: What the template finds besides, by name.
+        max_tokens: At most so many, 0 computes the prompt alone; `None` is what the context leaves.
         stop: Texts that end the answer and are not part of it.
         grammar: GBNF that the answer follows.
         schema: JSON schema that the answer follows.
         deadline_s: How long it may take from now, seconds.
         ignore_end: Go on past end tokens.
+        echo: Give the text of the prompt back before the answer, with the log-probability of each
+            of its tokens when `sampling.logprobs` asks for those.
     """
 
     id: str
@@ -80,6 +86,7 @@ class Generate:
     tokens: tuple[int, ...] | None = None
     messages: tuple[dict[str, Any], ...] | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    template_kwargs: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
@@ -88,6 +95,7 @@ class Generate:
     priority: int = 5
     deadline_s: float | None = None
     ignore_end: bool = False
+    echo: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

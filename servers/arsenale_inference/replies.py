@@ -1,6 +1,7 @@
 """What goes out at `/v1`: OpenAI's objects. Pure."""
 
 import base64
+import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,13 +17,32 @@ REASONS: Mapping[Finish, str] = {
 """OpenAI's `finish_reason`; what ran out of time is cut off like what ran out of tokens."""
 
 
+class TokenTexts:
+    """Gives each token of a text its part of it: whole characters, at the token that ends them."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._chars = 0
+
+    def place(self, data: bytes, *, final: bool = False) -> tuple[str, int]:
+        """Return the text of the next token, whose bytes are DATA, and where that begins."""
+        text, offset = self._decoder.decode(data, final), self._chars
+        self._chars += len(text)
+        return text, offset
+
+
 @dataclass(slots=True, kw_only=True)
 class Choice:
-    """One answer as it comes in."""
+    """One answer as it comes in.
+
+    Attributes:
+        places: Where the tokens that were streamed are in its text.
+    """
 
     text: list[str] = field(default_factory=lambda: list[str]())
     logprobs: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
     finished: Finished | None = None
+    places: TokenTexts = field(default_factory=TokenTexts)
 
     def add(self, told: Started | Piece | Finished) -> None:
         """Take in what was said."""
@@ -45,6 +65,7 @@ class Reply:
     Attributes:
         kind: Whether it answers a chat or a completion.
         tools: The functions that may be called.
+        most_calls: So many calls an answer makes at most; `None` is any number.
         n: Choices for each prompt.
     """
 
@@ -53,6 +74,7 @@ class Reply:
     created: int
     kind: Literal["chat", "text"]
     tools: frozenset[str] = frozenset()
+    most_calls: int | None = None
     n: int = 1
 
     def _object(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -61,24 +83,28 @@ class Reply:
             "choices": choices,
         }  # fmt: skip
 
-    def whole(self, choices: Sequence[Choice], echoes: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the answer that is not streamed; ECHOES go before the texts."""
+    def calls_in(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Return TEXT without its tool calls, and the calls that count."""
+        rest, calls = found_in(text, self.tools)
+        return rest, calls[: self.most_calls]
+
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Return the answer that is not streamed."""
         name = "chat.completion" if self.kind == "chat" else "text_completion"
-        shown = [self._choice(i, choice, echoes) for i, choice in enumerate(choices)]
+        shown = [self._choice(i, choice) for i, choice in enumerate(choices)]
         return self._object(name, shown) | {"usage": usage(choices, self.n)}
 
-    def _choice(self, index: int, choice: Choice, echoes: Sequence[str]) -> dict[str, Any]:
+    def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
         text = "".join(choice.text)
         if self.kind == "text":
-            echo = echoes[index] if echoes else ""
+            shown = _text_logprobs(choice.logprobs, TokenTexts(), final=True)
             return {
-                "index": index, "text": echo + text, "finish_reason": choice.reason,
-                "logprobs": _text_logprobs(choice.logprobs),
+                "index": index, "text": text, "finish_reason": choice.reason, "logprobs": shown,
             }  # fmt: skip
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         reason = choice.reason
         if self.tools:
-            rest, calls = found_in(text, self.tools)
+            rest, calls = self.calls_in(text)
             if calls:
                 message |= {"content": rest or None, "tool_calls": _calls(self.id, calls)}
                 reason = "tool_calls"
@@ -91,11 +117,13 @@ class Reply:
         """Return the chunk that begins a choice of a chat."""
         return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, piece: Piece) -> dict[str, Any]:
-        """Return the chunk of PIECE."""
+    def piece(self, index: int, piece: Piece, places: TokenTexts) -> dict[str, Any]:
+        """Return the chunk of PIECE; PLACES has seen the tokens before it."""
         if self.kind == "chat":
-            return self._chunk(index, {"content": piece.text}, logprobs=piece.logprobs)
-        return self._chunk(index, {}, text=piece.text, logprobs=piece.logprobs)
+            shown = _chat_logprobs(piece.logprobs)
+            return self._chunk(index, {"content": piece.text}, logprobs=shown)
+        shown = _text_logprobs(piece.logprobs, places)
+        return self._chunk(index, {}, text=piece.text, logprobs=shown)
 
     def calls(self, index: int, calls: Sequence[ToolCall]) -> dict[str, Any]:
         """Return the chunk of tool calls."""
@@ -120,14 +148,11 @@ class Reply:
         delta: dict[str, Any],
         *,
         text: str = "",
-        logprobs: Sequence[dict[str, Any]] = (),
+        logprobs: dict[str, Any] | None = None,
         reason: str | None = None,
     ) -> dict[str, Any]:
-        body: dict[str, Any] = {"index": index, "finish_reason": reason}
-        if self.kind == "chat":
-            body |= {"delta": delta, "logprobs": _chat_logprobs(logprobs)}
-        else:
-            body |= {"text": text, "logprobs": _text_logprobs(logprobs)}
+        body: dict[str, Any] = {"index": index, "finish_reason": reason, "logprobs": logprobs}
+        body |= {"delta": delta} if self.kind == "chat" else {"text": text}
         return self._object(self._chunk_name, [body])
 
 
@@ -201,14 +226,29 @@ def _without_id(shown: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _text_logprobs(shown: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _text_logprobs(
+    shown: Sequence[dict[str, Any]], places: TokenTexts, *, final: bool = False
+) -> dict[str, Any] | None:
     if not shown:
         return None
+    last = len(shown) - 1
+    placed = [
+        places.place(bytes(each["bytes"]), final=final and i == last)
+        for i, each in enumerate(shown)
+    ]
     return {
-        "tokens": [each["token"] for each in shown],
+        "tokens": [text for text, _ in placed],
         "token_logprobs": [each["logprob"] for each in shown],
-        "top_logprobs": [
-            {top["token"]: top["logprob"] for top in each["top_logprobs"]} for each in shown
-        ],
-        "text_offset": [],
+        "top_logprobs": [_likeliest(each) for each in shown],
+        "text_offset": [offset for _, offset in placed],
     }
+
+
+def _likeliest(shown: dict[str, Any]) -> dict[str, float] | None:
+    """Return the likeliest tokens at the place of one, and itself; none before the first token."""
+    if shown["logprob"] is None:
+        return None
+    found: dict[str, float] = {}
+    for each in (*shown["top_logprobs"], shown):
+        found.setdefault(each["token"], each["logprob"])
+    return found

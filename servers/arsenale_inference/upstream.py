@@ -70,6 +70,7 @@ class Upstream:
             if isinstance(request, Embed):
                 yield await self._embedded(request)
                 return
+            self._refuse(request)
             way = self._whole if request.tools else self._generated
             async with aclosing(way(request, stack)) as told:
                 async for each in told:
@@ -89,6 +90,17 @@ class Upstream:
         finally:
             self._asking -= 1
             self._unasked.set()
+
+    def _refuse(self, request: Generate) -> None:
+        """Refuse what only an engine of ours gives back: tokens and their log-probabilities."""
+        if request.sampling.logprobs >= 0:
+            raise InvalidError(
+                f"another engine serves {self._name}: it gives no logprobs", hint="leave them out"
+            )
+        if request.echo and request.text is None:
+            raise InvalidError(
+                f"another engine serves {self._name}: it does not echo tokens", hint="send text"
+            )
 
     async def _embedded(self, request: Embed) -> Embedded:
         inputs = [each if isinstance(each, str) else list(each) for each in request.inputs]
@@ -121,6 +133,8 @@ class Upstream:
         usage: dict[str, Any] = {}
         reason: Finish = "stop"
         yield Begun(id=request.id, prompt_tokens=0, cached_tokens=0)
+        if request.echo:
+            yield Piece(id=request.id, text=request.text or "", tokens=())
         async with self._http.stream("POST", path, json=self._body(request, stack)) as answer:
             await self._said(answer, stream=True)
             async for line in answer.aiter_lines():
@@ -183,6 +197,10 @@ class Upstream:
             "logit_bias": {str(t): b for t, b in sampling.bias} or None,
             "top_k": sampling.top_k or None, "min_p": sampling.min_p or None,
             "grammar": request.grammar, "ignore_eos": request.ignore_end or None,
+            "chat_template_kwargs": request.template_kwargs or None,
+            "repetition_penalty": (
+                None if sampling.repetition_penalty == 1 else sampling.repetition_penalty
+            ),
         }  # fmt: skip
         if request.schema is not None:
             schema = {"name": "answer", "schema": request.schema}

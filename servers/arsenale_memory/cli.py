@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from arsenale_core import logs
+from arsenale_core import logs, people
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 from arsenale_memory.formats import Format
@@ -28,6 +28,15 @@ app = typer.Typer(help="Memories: add, search, list, show, forget, import, expor
                   no_args_is_help=True)  # fmt: skip
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+COMMANDS = {
+    "`remember`": "`arsenale memory add`",
+    "`maintain`": "`arsenale memory import`",
+    "`recall` and `read` show ids": "`arsenale memory list` shows ids",
+    "`recall`": "`arsenale memory search`",
+    "`revise` or `supersedes` what is wrong": "`arsenale memory forget` what is wrong",
+}
+"""What a person types where a hint names a tool."""
 
 T = TypeVar("T")
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -97,7 +106,7 @@ def search(
         )
     )  # fmt: skip
     if as_json:
-        _print_json(report)
+        _print_json(report, "memories")
         return
     _print_rows(report.memories, relevance=True)
     for row in report.memories if explain else ():
@@ -119,7 +128,7 @@ def list_(
     query = Query(namespace=namespace, tags=tag or (), since=since)
     report = _run(lambda s: s.memory.listed(query, limit=limit, offset=offset))
     if as_json:
-        _print_json(report)
+        _print_json(report, "listed")
         return
     _print_rows(report.listed)
     if report.next_offset:
@@ -135,12 +144,13 @@ def show(id: str, as_json: Json = False) -> None:
         _print_json(report)
         return
     [memory] = report.memories
+    memory = people.localised(memory, Settings.read().timezone)
     fields = memory.model_dump(
         exclude={"content", "history", "before", "after", "related", "cut"}, exclude_none=True
     )
     table = Table(show_header=False, box=None)
     for name, value in fields.items():
-        text = ", ".join(map(str, cast("list[Any]", value))) if isinstance(value, list) else value
+        text = _shown(value)
         if text:
             table.add_row(f"[dim]{name}[/]", escape(str(text)))
     out.print(table)
@@ -298,7 +308,9 @@ def _run(use: Callable[[Services], Awaitable[T]]) -> T:
     try:
         return anyio.run(whole)
     except ArsenaleError as exc:
-        err.print(f"[red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        err.print(
+            f"[red]error:[/] {escape(people.with_commands(str(exc), COMMANDS))}", soft_wrap=True
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -335,17 +347,28 @@ def _format(name: str) -> Format:
 def _print_rows(rows: list[FoundMemory], *, relevance: bool = False) -> None:
     if not rows:
         return
-    table = Table("id", *(["relevance"] if relevance else []), "when", "content", "tags")
+    rows = people.localised(rows, Settings.read().timezone)
+    table = people.table("id", *(["relevance"] if relevance else []), "when", "content", "tags")
     for row in rows:
         cells = [row.id, *([f"{row.relevance:.2f}"] if relevance else []), row.at[:10]]
         table.add_row(*cells, escape(row.content[:300]), escape(", ".join(row.tags)))
     out.print(table)
 
 
-def _print_json(model: BaseModel) -> None:
-    out.print_json(model.model_dump_json())
+def _shown(value: Any) -> str:
+    """Return a field as a person reads it: lists by commas, objects as `name value`."""
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value)
+        return ", ".join(f"{name} {_shown(one)}" for name, one in pairs.items())
+    if isinstance(value, list):
+        return ", ".join(_shown(one) for one in cast("list[Any]", value))
+    return "yes" if value is True else "no" if value is False else str(value or "")
+
+
+def _print_json(model: BaseModel, *lists: str) -> None:
+    out.print_json(data=people.whole(model, *lists))
 
 
 def _print_hint(hint: str | None) -> None:
     if hint:
-        out.print(escape(hint), soft_wrap=True)
+        out.print(escape(people.with_commands(hint, COMMANDS)), soft_wrap=True)

@@ -101,7 +101,7 @@ def shape_of(module: bytes) -> Shape:
     try:
         return scan(module, IMPORTS, Bounds())
     except RefusedError as exc:
-        raise InvalidError(f"{exc.status}: {exc.what}", hint="ABI.md says what may be run") from exc
+        raise InvalidError(f"{exc.status}: {exc.what}", hint=exc.hint) from exc
 
 
 def function_of(shape: Shape, wanted: str) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import arsenale_relay
-from arsenale_core import logs
+from arsenale_core import logs, people
 from arsenale_core.config import Settings, child_environment
 from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_core.peers import As, Peers, RefusedError
@@ -22,6 +22,18 @@ out = Console(highlight=False, emoji=False)
 err = Console(stderr=True, highlight=False, emoji=False)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+COMMANDS = {
+    "`check_task` without a task": "`arsenale mesh tasks`",
+    "`check_task`": "`arsenale mesh show`",
+    "`run_task`": "`arsenale mesh run`",
+    "`submit_module`": "`arsenale mesh submit`",
+    "`check_mesh` with view=modules, or `arsenale mesh modules`": "`arsenale mesh modules`",
+    "`check_mesh` with view=modules": "`arsenale mesh modules`",
+    "`check_mesh`": "`arsenale mesh nodes`",
+}
+"""What a person types where a hint names a tool."""
 
 
 class Tool(Protocol):
@@ -64,7 +76,9 @@ def told(interrupted: int = 130) -> Generator[None]:
     try:
         yield
     except ArsenaleError as exc:
-        err.print(f"[red]error:[/] {escape(str(exc))}", soft_wrap=True)
+        err.print(
+            f"[red]error:[/] {escape(people.with_commands(str(exc), COMMANDS))}", soft_wrap=True
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(interrupted) from None

@@ -26,7 +26,11 @@ def examine(settings: Settings) -> Iterator[Check]:
         return
     said = asdict(layers)
     off = [f"{name} ({said[name]})" for name in DOORS if said[name] != ON]
-    trace = "traces by written pages" if layers.pages == ON else "traces by hashing all of memory"
+    trace = (
+        "memory is traced by the pages that a guest writes"
+        if layers.pages == ON
+        else "memory is traced by hashing all of it, which is slower"
+    )
     if missing := layers.missing(require):
         mend = "a newer Linux kernel, or take them out of mesh_require"
         yield Check("sandbox", "fail", f"no guest runs: {', '.join(missing)} missing", mend)
@@ -34,7 +38,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         mend = "guests run, held by their process and the layers left; mesh_require refuses that"
         yield Check("sandbox", "warn", f"not on: {', '.join(off)}; {trace}", mend)
     else:
-        yield Check("sandbox", "ok", f"all {len(DOORS)} layers hold guests; {trace}")
+        yield Check("sandbox", "ok", f"all {len(DOORS)} layers of the sandbox are active; {trace}")
 
 
 async def _layers() -> Layers:

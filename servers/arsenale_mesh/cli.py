@@ -16,12 +16,13 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
-from arsenale_core import terminal
+from arsenale_core import people, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import InvalidError
 from arsenale_mesh import changes, node_cli, proving, rows, running, tables_cli
 from arsenale_mesh.asking import task_id
 from arsenale_mesh.calling import Json, Tool, asking, err, out, print_json, told
+from arsenale_mesh.sandbox.scan import Bounds, too_large
 from arsenale_mesh.store import MeshStore
 
 app = typer.Typer(
@@ -176,6 +177,8 @@ def _module(said: str) -> dict[str, str]:
     if not (said.endswith((".wasm", ".wat")) or "/" in said):
         return {"module": said}
     data = _read(Path(said))
+    if len(data) > Bounds().size_bytes:
+        raise too_large(data, Bounds().size_bytes)
     if data.startswith(WASM_MAGIC):
         return {"wasm_base64": base64.b64encode(data).decode()}
     try:
@@ -210,7 +213,7 @@ def modules(text: str = "", limit: Limit = 100, as_json: Json = False) -> None:
     """List the modules that can be run by name."""
     report = _ask("check_mesh", view="modules", text=text, limit=limit)
     if as_json:
-        print_json(report)
+        print_json(people.whole(report, "modules"))
         return
     out.print(tables_cli.modules(report))
 
@@ -224,9 +227,9 @@ def tasks(
     """List tasks, newest first."""
     report = _ask("check_task", state=state, limit=limit, everywhere=True)
     if as_json:
-        print_json(report)
+        print_json(people.whole(report, "tasks"))
         return
-    out.print(tables_cli.tasks(report))
+    out.print(tables_cli.tasks(_local(report)))
     out.print(report.get("summary", ""), style="dim")
 
 
@@ -237,7 +240,7 @@ def show(task: str, as_json: Json = False) -> None:
     if as_json:
         print_json(report)
         return
-    out.print(tables_cli.facts(report))
+    out.print(tables_cli.facts(_local(report)))
 
 
 @app.command()
@@ -260,8 +263,9 @@ def nodes(
     view = "node" if name else "nodes"
     report = _ask("check_mesh", view=view, node=name, limit=limit)
     if as_json:
-        print_json(report)
+        print_json(people.whole(report, "nodes"))
         return
+    report = _local(report)
     out.print(tables_cli.node(report) if name else tables_cli.nodes(report, out.width))
     _print_summary(report)
 
@@ -271,9 +275,9 @@ def audit(limit: Limit = 30, as_json: Json = False) -> None:
     """List what happened: who was admitted, banned, found to be wrong."""
     report = _ask("check_mesh", view="audit", limit=limit)
     if as_json:
-        print_json(report)
+        print_json(people.whole(report, "audit"))
         return
-    out.print(tables_cli.audit(report))
+    out.print(tables_cli.audit(_local(report)))
 
 
 @app.command()
@@ -287,9 +291,9 @@ def ledger(
     """Show credits and balances, and whether the chain is whole."""
     report = _ask("read_ledger", node=node, task=task, limit=limit, check_all=check)
     if as_json:
-        print_json(report)
+        print_json(people.whole(report, "balances", "entries"))
     else:
-        for table in tables_cli.ledger(report):
+        for table in tables_cli.ledger(_local(report)):
             out.print(table)
         whole = "[green]the chain is whole[/]"
         fault = f"[red]the chain is broken: {escape(report.get('fault', ''))}[/]"
@@ -371,7 +375,9 @@ def _screen(both: dict[str, Any]) -> Group:
     mesh, work = both["mesh"], both["tasks"]
     alerts = [Text(one, style="yellow") for one in mesh.get("alerts", [])]
     summary = Text(f"{mesh['summary']}   (q leaves)", style="dim")
-    return Group(tables_cli.nodes(mesh, out.width), tables_cli.tasks(work), *alerts, summary)
+    return Group(
+        tables_cli.nodes(mesh, out.width), tables_cli.tasks(_local(work)), *alerts, summary
+    )
 
 
 def _print_summary(report: dict[str, Any]) -> None:
@@ -382,6 +388,10 @@ def _print_summary(report: dict[str, Any]) -> None:
 
 def _ask(name: str, /, **arguments: Any) -> dict[str, Any]:
     return asking(lambda tool: tool(name, **arguments))
+
+
+def _local(report: dict[str, Any]) -> dict[str, Any]:
+    return people.localised(report, Settings.read().timezone)
 
 
 def _is_file(said: str) -> bool:

@@ -65,7 +65,8 @@ ToldDep: TypeAlias = Annotated[Told, Resolve(_told)]
 ProjectDep: TypeAlias = Annotated[str, Resolve(_project)]
 Line: TypeAlias = Annotated[str, Field(max_length=400)]
 Module: TypeAlias = Annotated[str, Field(max_length=100, description="name or SHA-256")]
-Wasm: TypeAlias = Annotated[str, Field(max_length=8_000_000)]
+Wasm: TypeAlias = str
+"""Without a bound in the schema: `asking` refuses what is too large in words, not with the text."""
 Wat: TypeAlias = Annotated[str, Field(max_length=1_000_000)]
 
 

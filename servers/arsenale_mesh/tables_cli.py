@@ -5,10 +5,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from arsenale_core import people
+
 NO_NODES = "No node yet: our own starts with the first task, as `arsenale mesh run sha256 -t hi`."
 WIDE = 90
 """Columns of a terminal that hold all of a table of nodes."""
 
+NO_CREDITS = "No credits yet: a node earns them with the first task that is verified."
 NO_TASKS = "No tasks yet. Run one: `arsenale mesh run sha256 --text hello`"
 
 
@@ -56,7 +59,7 @@ def tasks(report: dict[str, Any]) -> Table | str:
     lines = report.get("tasks", [])
     if not lines:
         return NO_TASKS
-    table = Table("task", "state", "ended as", "module", "label", "fuel", "at")
+    table = people.table("task", "state", "ended as", "module", "label", "fuel", "at")
     for one in lines:
         cells = (one["task"], one["state"], one.get("status", ""), one["module"],
                  one.get("label", ""), f"{one.get('fuel', 0):,}", one["at"])  # fmt: skip
@@ -69,7 +72,7 @@ def modules(report: dict[str, Any]) -> Table | str:
     lines = report.get("modules", [])
     if not lines:
         return "None fits. Keep one: `arsenale mesh submit NAME FILE.wasm`"
-    table = Table("module", "what it does", "exports", "bytes", "runs", "SHA-256")
+    table = people.table("module", "what it does", "exports", "bytes", "runs", "SHA-256")
     for one in lines:
         table.add_row(
             shown(one["name"]), shown(one.get("description", "")),
@@ -84,21 +87,23 @@ def audit(report: dict[str, Any]) -> Table | str:
     lines = report.get("audit", [])
     if not lines:
         return "Nothing has happened yet."
-    table = Table("at", "what", "whom", "detail")
+    table = people.table("at", "what", "whom", "detail")
     for one in lines:
         table.add_row(*map(shown, (one["at"], one["what"], one["subject"], one.get("detail", ""))))
     return table
 
 
-def ledger(report: dict[str, Any]) -> list[Table]:
+def ledger(report: dict[str, Any]) -> list[Table | str]:
     """Return balances and entries as tables."""
-    balances = Table("node", "credits", "reputation", "right/wrong")
+    if not (report.get("balances") or report.get("entries")):
+        return [NO_CREDITS]
+    balances = people.table("node", "credits", "reputation", "right/wrong")
     for one in report.get("balances", []):
         balances.add_row(
             shown(one["node"]), f"{one['credits']:,}", f"{one['reputation']:.2f}",
             f"{one['right']}/{one.get('wrong', 0)}",
         )  # fmt: skip
-    entries = Table("entry", "at", "what", "node", "credits", "task", "receipt")
+    entries = people.table("entry", "at", "what", "node", "credits", "task", "receipt")
     for one in report.get("entries", []):
         entries.add_row(
             str(one["number"]), one["at"], one["what"], shown(one["node"]),

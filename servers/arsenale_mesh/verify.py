@@ -22,7 +22,7 @@ from arsenale_mesh.verification.exported import Exported, unpack
 Answer: TypeAlias = Literal["holds", "does_not", "cannot_say"]
 
 EXIT: Final[dict[Answer, int]] = {"holds": 0, "does_not": 1, "cannot_say": 2}
-_SIGNS: Final[dict[Answer, str]] = {"holds": "ok  ", "does_not": "NO  ", "cannot_say": "??  "}
+_SIGNS: Final[dict[Answer, str]] = {"holds": "ok  ", "does_not": "NO  ", "cannot_say": "?   "}
 _WORDS: Final[dict[Answer, str]] = {
     "holds": "The receipt holds.",
     "does_not": "The receipt does not hold.",
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InvalidError as exc:
         checks = [_check("receipt", good=False, said=str(exc))]
     except OSError as exc:
-        checks = [Check(name="file", answer="cannot_say", said=str(exc))]
+        said = f"cannot read {exc.filename}: {exc.strerror}"
+        checks = [Check(name="file", answer="cannot_say", said=said)]
     answer = _answer(checks)
     report = _json if given.json else _text
     sys.stdout.write(report(answer, checks, about))
@@ -98,9 +99,8 @@ def _offline(exported: Exported, given: argparse.Namespace) -> list[Check]:
     )
     found = problems(receipt, expected)
     signed = "signature" not in found
-    checks = [
-        _check("signature", good=signed, said=f"of {receipt.body.node}" if signed else "not its")
-    ]
+    by = "of" if signed else "not made by"
+    checks = [_check("signature", good=signed, said=f"{by} {receipt.body.node}")]
     checks += [_check(name, good=False, said=_WRONG[name]) for name in found if name in _WRONG]
     if exported.leaves is not None:
         fault = lacking(receipt, exported.leaves)

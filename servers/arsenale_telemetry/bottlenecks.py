@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from arsenale_telemetry.histogram import quantile_us
 from arsenale_telemetry.models import Bottleneck
 from arsenale_telemetry.reading import Group
 
@@ -20,7 +19,12 @@ ERROR_MIN = 3
 """Error-prone: at least one call in ten and three in all."""
 
 REPEATS = 3
-"""The same input asked for so often in the span is worth a word."""
+"""The same input asked for so often in one session is worth a word. Another session has no answer
+of this one to keep."""
+
+WORTH_CACHING_US = 1_000_000
+"""What the repeats took in all from which keeping the first answer pays: one turn of a model, which
+it takes to say so, lasts seconds."""
 
 LARGE_RESULT_BYTES = 50_000
 """A mean result of this size is about 12,000 tokens, half of what a host takes."""
@@ -58,7 +62,7 @@ def _time_sink(tool: Group, total_us: int, tools: int) -> Bottleneck | None:
 
 
 def _slow_tail(tool: Group) -> Bottleneck | None:
-    p50, p95 = quantile_us(tool.buckets, 0.5), quantile_us(tool.buckets, 0.95)
+    p50, p95 = tool.quantile_us(0.5), tool.quantile_us(0.95)
     if p50 is None or p95 is None or tool.timed < TAIL_MIN_CALLS:
         return None
     if p95 < TAIL_MIN_US or p95 < TAIL_RATIO * p50:
@@ -102,15 +106,16 @@ def _large_results(tool: Group) -> Bottleneck | None:
 
 def _repeated(row: Mapping[str, Any]) -> Bottleneck | None:
     calls, total_us = int(row["calls"]), int(row["total_us"])
-    if calls < REPEATS:
+    spared_us = total_us * (calls - 1) / calls if calls else 0.0
+    if calls < REPEATS or spared_us < WORTH_CACHING_US:
         return None
     about = f" on {row['subject']}" if row["subject"] else ""
     return Bottleneck(
         kind="repeated_call",
         what=f"{row['tool']}{about}",
-        evidence=f"the same input {calls} times, {row['errors']} of them failed, "
+        evidence=f"the same input {calls} times in one session, {row['errors']} of them failed, "
         f"{_ms(total_us)} ms in all",
-        cost_ms=_ms(total_us * (calls - 1) / calls),
+        cost_ms=_ms(spared_us),
         next="keep the first answer, or find out why it had to be asked again",
     )
 

@@ -1,7 +1,7 @@
 """Latencies as counts in logarithmic buckets: small, additive, with a known error."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 PER_OCTAVE = 8
 """Buckets for each doubling. A bucket is 2^(1/8) = 9.05 % wide."""
@@ -18,6 +18,17 @@ def bucket(duration_us: int) -> int:
 def middle_us(index: int) -> float:
     """Return the geometric middle of bucket INDEX, microseconds."""
     return 2 ** ((index + 0.5) / PER_OCTAVE)
+
+
+EXACT_UP_TO = 20
+"""Of so few durations a quantile is computed from each: a p95 of them is one of the largest two."""
+
+
+def exact_quantile_us(durations_us: Sequence[int], q: float) -> float | None:
+    """Return the Q-quantile of DURATIONS_US, sorted, by nearest rank; `None` of none."""
+    if not durations_us:
+        return None
+    return float(durations_us[max(1, math.ceil(q * len(durations_us))) - 1])
 
 
 def quantile_us(counts: Mapping[int, int], q: float) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 import sqlalchemy as sa
 
 from arsenale_telemetry import tables as t
+from arsenale_telemetry.histogram import EXACT_UP_TO, exact_quantile_us, quantile_us
 from arsenale_telemetry.window import Window
 
 Query: TypeAlias = sa.Select[*tuple[Any, ...]]
@@ -27,6 +28,17 @@ class Group:
     input_bytes: int
     output_bytes: int
     buckets: dict[int, int] = field(default_factory=dict[int, int])
+    durations_us: list[int] = field(default_factory=list[int])
+
+    def quantile_us(self, q: float) -> float | None:
+        """Return the Q-quantile: exact where all durations are known, and never above the longest.
+
+        The middle of the last bucket may lie above all that fell into it.
+        """
+        if len(self.durations_us) == self.timed:
+            return exact_quantile_us(self.durations_us, q)
+        found = quantile_us(self.buckets, q)
+        return None if found is None else min(found, float(self.max_us))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +70,7 @@ def groups(db: sa.Connection, scope: Scope, by: str, *, buckets: bool) -> list[G
     }
     if buckets:
         _add_buckets(db, scope, by, found)
+        _add_durations(db, scope, by, found)
     return list(found.values())
 
 
@@ -69,6 +82,18 @@ def _add_buckets(db: sa.Connection, scope: Scope, by: str, found: dict[Any, Grou
     for id, bucket, n in db.execute(query):
         if id in found:
             found[id].buckets[bucket] = n
+
+
+def _add_durations(db: sa.Connection, scope: Scope, by: str, found: dict[Any, Group]) -> None:
+    """Add the durations of groups that have few; calls past the retention are gone."""
+    few = [id for id, group in found.items() if 0 < group.timed <= EXACT_UP_TO]
+    keys = {"tool": t.call.c.tool_id, "project": t.call.c.project_id}
+    if by not in keys or not few:
+        return
+    calls = _calls(scope).with_only_columns(keys[by], t.call.c.duration_us)
+    query = calls.where(t.call.c.duration_us.is_not(None) & keys[by].in_(few))
+    for id, duration_us in db.execute(query.order_by(t.call.c.duration_us)):
+        found[id].durations_us.append(duration_us)
 
 
 def _in_scope(table: sa.Table, scope: Scope) -> sa.ColumnElement[bool]:
@@ -150,8 +175,13 @@ def slowest(db: sa.Connection, scope: Scope, limit: int) -> list[dict[str, Any]]
     return _rows(db, query.order_by(c.duration_us.desc()).limit(limit))
 
 
-def repeated(db: sa.Connection, scope: Scope, limit: int, newest: int) -> list[dict[str, Any]]:
-    """Return the inputs asked for most often among the NEWEST calls of the scope, most first."""
+def repeated(
+    db: sa.Connection, scope: Scope, limit: int, newest: int, *, in_session: bool = False
+) -> list[dict[str, Any]]:
+    """Return the inputs asked for most often among the NEWEST calls of the scope, most first.
+
+    With IN_SESSION only calls of one session count together, and the most costly come first.
+    """
     recent = _calls(scope).order_by(t.call.c.ended_us.desc()).limit(newest).subquery()
     n = sa.func.count().label("calls")
     query = (
@@ -163,9 +193,9 @@ def repeated(db: sa.Connection, scope: Scope, limit: int, newest: int) -> list[d
             sa.func.coalesce(_sum(recent.c.duration_us), 0).label("total_us"),
         )
         .where(recent.c.input_sha.is_not(None))
-        .group_by(recent.c.tool, recent.c.input_sha)
+        .group_by(recent.c.tool, recent.c.input_sha, *([recent.c.session] if in_session else []))
         .having(n > 1)
-        .order_by(n.desc(), sa.text("total_us DESC"))
+        .order_by(*([] if in_session else [n.desc()]), sa.text("total_us DESC"))
         .limit(limit)
     )
     return _rows(db, query)

@@ -12,7 +12,7 @@ from anyio import to_thread
 from arsenale_core.errors import InvalidError, NotFoundError
 from arsenale_telemetry import bottlenecks, reading
 from arsenale_telemetry.drain import Drain
-from arsenale_telemetry.histogram import MAX_RELATIVE_ERROR, quantile_us
+from arsenale_telemetry.histogram import EXACT_UP_TO, MAX_RELATIVE_ERROR
 from arsenale_telemetry.models import (
     BottleneckReport,
     Detail,
@@ -211,7 +211,8 @@ class Telemetry:
         return LatencyReport(
             span=self._span(scope.window),
             rows=[_latency_row(group) for group in groups],
-            quantile_error=f"p50/p95/p99 are within {MAX_RELATIVE_ERROR:.1%} of the exact value",
+            quantile_error=f"p50/p95/p99 are exact up to {EXACT_UP_TO} calls, else within"
+            f" {MAX_RELATIVE_ERROR:.1%} of the exact value",
             slowest=[_slow_call(row) for row in slow],
             hot_arguments=[
                 HotArgument(
@@ -230,7 +231,7 @@ class Telemetry:
     def _bottlenecks(self, scope: reading.Scope, limit: int) -> BottleneckReport:
         with self.store.reading() as db:
             tools = reading.groups(db, scope, "tool", buckets=True)
-            repeated = reading.repeated(db, scope, limit, REPEATS_AMONG)
+            repeated = reading.repeated(db, scope, limit, REPEATS_AMONG, in_session=True)
             unfinished = reading.unfinished(db, scope, 20)
             hint = None if tools else self._hint(db)
         found = bottlenecks.find(tools, repeated, unfinished)[:limit]
@@ -393,7 +394,7 @@ def _total(groups: Sequence[reading.Group]) -> UsageRow:
 
 
 def _latency_row(group: reading.Group) -> LatencyRow:
-    p50, p95, p99 = (quantile_us(group.buckets, q) for q in (0.5, 0.95, 0.99))
+    p50, p95, p99 = (group.quantile_us(q) for q in (0.5, 0.95, 0.99))
     return LatencyRow(
         name=group.name,
         calls=group.calls,

@@ -31,6 +31,28 @@ ALREADY_RUNS = 75
 NOT_INSTALLED = "run `arsenale inference install` (in a checkout: `make inference`)"
 
 
+CATALOGUE = "models.json"
+"""In the home: the models that were added, as the sidecar keeps them."""
+
+BUILT_IN_BASES = ("tiny",)
+"""Base models that come with the suite; a test holds them to the sidecar's own list."""
+
+ADD_MODEL = "add one with `arsenale inference models add FILE.gguf --name NAME`"
+
+
+def base_models(home: Path) -> list[str]:
+    """Return the names of the base models that HOME's sidecar would serve, whether it runs or not.
+
+    A catalogue that cannot be read names none here; the sidecar reports it.
+    """
+    try:
+        said = json.loads((home / CATALOGUE).read_bytes())
+        added = [str(name) for name in said.get("bases", {})]
+    except (OSError, ValueError, AttributeError, TypeError):
+        added = []
+    return sorted({*BUILT_IN_BASES, *added})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """Where the sidecar is; `headers` have its bearer token."""

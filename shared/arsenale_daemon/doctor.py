@@ -229,12 +229,12 @@ def _guards(settings: Settings, project: Path, user_home: Path) -> Iterator[Chec
     """Say where reservations bind, and whether what makes them bind can run."""
     found = guards.look(settings, project, user_home)
     broken = [one for one in found if not one.sound]
-    said = ", ".join(one.text for one in found) or "off: reservations bind nobody"
-    if broken:
-        mend = "; ".join(one.mend for one in broken)
-        yield Check("guards", "warn", f"{said}; outdated: {broken[0].where}", mend)
-    else:
-        yield Check("guards", "ok", said)
+    on = [one.text for one in found if one.state != "gone"]
+    said = ", ".join(on) or "off: reservations bind nobody"
+    for one in broken:
+        said += f"; {one.where} is gone: {one.why}" if one.why else f"; outdated: {one.where}"
+    mend = "; ".join(one.mend for one in broken)
+    yield Check("guards", "warn" if broken else "ok", said, mend)
 
 
 def _hook_cost() -> Iterator[Check]:

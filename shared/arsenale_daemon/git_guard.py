@@ -25,19 +25,32 @@ _SHELL = re.compile(r"#!.*\b(?:sh|bash|dash|ksh|zsh)\b.*")
 _BLOCK = re.compile(rf"^{re.escape(MARK)}\n.*?^{re.escape(END)}\n", re.MULTILINE | re.DOTALL)
 
 
+_FRAMEWORK = "hook-impl"
+"""Hooks of pre-commit and prek have this word: they run `pre-commit.legacy` first."""
+
+_MANAGERS = (("husky", "husky"), (_FRAMEWORK, "pre-commit"), ("lefthook", "lefthook"))
+"""Words in a hook, and the manager that writes them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GitGuard:
-    """The pre-commit hook of a repository.
+    """The guard of commits of a repository.
 
     Attributes:
-        hook: Where git looks for it: the same for all worktrees, or in `core.hooksPath`.
+        hook: The file that has it and that a commit runs; where git looks for it, if none has.
         mode: Whether it guards.
         runs: Git would run it: it is executable and what it names is there.
+        idle: Copies that other tools moved away, which no commit runs.
+        idle_mode: The mode of the first of those.
+        manager: The hook manager that owns git's hook; empty for none that is known.
     """
 
     hook: Path
     mode: GuardMode
     runs: bool
+    idle: tuple[Path, ...] = ()
+    idle_mode: GuardMode = "off"
+    manager: str = ""
 
 
 def look(project: Path) -> GitGuard | None:
@@ -45,19 +58,27 @@ def look(project: Path) -> GitGuard | None:
     folder = _hooks(project)
     if folder is None:
         return None
-    hook = folder / "pre-commit"
-    block = _BLOCK.search(_text(hook) or "")
-    if block is None:
-        return GitGuard(hook=hook, mode="off", runs=False)
-    named = [word for word in shlex.split(block[0], comments=True) if word.endswith(f"/{GUARD}")]
+    run = _run_by_git(folder)
+    ours = [path for path in _candidates(project, folder) if MARK in (_text(path) or "")]
+    active = next((path for path in run if path in ours), None)
+    idle = tuple(path for path in ours if path not in run)
     return GitGuard(
-        hook=hook, mode="closed" if " --closed " in block[0] else "open",
-        runs=os.access(hook, os.X_OK) and all(Path(word).is_file() for word in named),
+        hook=active or folder / "pre-commit", mode=_mode(active) if active else "off",
+        runs=active is not None and _can_run(active, folder), idle=idle,
+        idle_mode=_mode(idle[0]) if idle else "off", manager=_manager(folder),
     )  # fmt: skip
 
 
+def repository(project: Path) -> str | None:
+    """Return the name under which PROJECT's repository is remembered: its common git directory."""
+    common = _git(project, "rev-parse", "--git-common-dir")
+    return str((project / common).resolve()) if common else None
+
+
 def plan(project: Path, install: Install, mode: GuardMode) -> list[FileChange]:
-    """Return the change of PROJECT's pre-commit hook that brings its guard into MODE.
+    """Return the changes of PROJECT's hooks that bring its guard into MODE.
+
+    `off` takes it out of every copy, also of those that other tools moved away.
 
     Raises:
         InvalidError: PROJECT lies in no repository.
@@ -65,12 +86,64 @@ def plan(project: Path, install: Install, mode: GuardMode) -> list[FileChange]:
     now = look(project)
     if now is None:
         raise InvalidError(f"{project} is in no git repository", hint="run it inside of one")
-    before = _text(now.hook)
     if mode == "off":
-        after = _without(now) if now.mode != "off" else before
+        copies = [*([now.hook] if now.mode != "off" else []), *now.idle]
+        changes = [FileChange(path, _text(path), _without(path)) for path in copies]
     else:
+        before = _text(now.hook)
         after = _with(now.hook, before, _block(install, closed=mode == "closed"))
-    return [FileChange(now.hook, before, after)] if before != after else []
+        changes = [FileChange(now.hook, before, after)]
+    return [change for change in changes if change.before != change.after]
+
+
+def _run_by_git(folder: Path) -> list[Path]:
+    """Return the files that a commit runs, with git's hooks in FOLDER."""
+    hook = folder / "pre-commit"
+    text = _text(hook) or ""
+    found = [hook]
+    if _FRAMEWORK in text and os.access(hook, os.X_OK):
+        legacy = folder / "pre-commit.legacy"
+        found += [legacy] if os.access(legacy, os.X_OK) else []
+    if folder.name == "_" and ('/h"' in text or "husky.sh" in text):
+        found.append(folder.parent / "pre-commit")
+    return found
+
+
+def _candidates(project: Path, folder: Path) -> list[Path]:
+    """Return the files in which our lines may stand: hooks, and where managers put old ones."""
+    common = repository(project)
+    top = _git(project, "rev-parse", "--show-toplevel")
+    folders = [folder, folder.parent] if folder.name == "_" else [folder]
+    folders += [Path(common) / "hooks"] if common else []
+    folders += [Path(top) / ".husky", Path(top) / ".husky" / "_"] if top else []
+    found: dict[Path, Path] = {}
+    for place in folders:
+        for path in [*place.glob("pre-commit*"), *place.glob("*/pre-commit*")]:
+            if path.is_file() and path.name != BEFORE_US:
+                found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _mode(hook: Path) -> GuardMode:
+    block = _BLOCK.search(_text(hook) or "")
+    if block is None:
+        return "off"
+    return "closed" if " --closed " in block[0] else "open"
+
+
+def _can_run(hook: Path, folder: Path) -> bool:
+    block = _BLOCK.search(_text(hook) or "")
+    words = shlex.split(block[0], comments=True) if block else []
+    named = [word for word in words if word.endswith(f"/{GUARD}")]
+    first = folder / "pre-commit"
+    return os.access(first, os.X_OK) and all(Path(word).is_file() for word in named)
+
+
+def _manager(folder: Path) -> str:
+    text = _text(folder / "pre-commit") or ""
+    if folder.name == "_" and folder.parent.name == ".husky":
+        return "husky"
+    return next((name for word, name in _MANAGERS if word in text), "")
 
 
 def apply(change: FileChange) -> None:
@@ -114,11 +187,11 @@ def _with(hook: Path, before: str | None, block: str) -> str:
     )
 
 
-def _without(now: GitGuard) -> str | None:
-    """Return the text of the hook as it was before us."""
-    text = _text(now.hook)
+def _without(hook: Path) -> str | None:
+    """Return the text of HOOK as it was before us."""
+    text = _text(hook)
     if _is_ours(text):
-        return _text(now.hook.with_name(BEFORE_US))
+        return _text(hook.with_name(BEFORE_US))
     return _BLOCK.sub("", text or "", count=1)
 
 

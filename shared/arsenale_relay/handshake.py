@@ -66,7 +66,8 @@ class Answers:
         )
         if not (notifies and resources.get("listChanged") and resources.get("subscribe")):
             return None
-        wanted: Any = (message.get("params") or {}).get("notifications")
+        asked: dict[str, Any] = message.get("params") or {}
+        wanted: Any = asked.get("notifications")
         if not isinstance(wanted, dict):
             return None
         meta = {SUBSCRIPTION_KEY: message.get("id")}

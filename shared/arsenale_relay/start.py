@@ -10,7 +10,10 @@ from collections.abc import Callable
 from arsenale_relay import endpoint
 
 POLL_S = 0.004
-"""How often a waiting process looks for the daemon's socket."""
+"""How often the process that starts the daemon looks for its socket."""
+
+OTHERS_POLL_S = 0.02
+"""How often the others look: a host starts a relay for each server, and they share its cores."""
 
 MAX_FAILURES = 3
 """After so many daemons that ended with an error no more is started: each would."""
@@ -65,7 +68,7 @@ def connect_or_start(home: str, budget_s: float, wait: Callable[[float], None]) 
                 raise StartError(_said(home, "does not start"))
             if time.monotonic() > deadline:
                 raise StartError(_said(home, f"does not answer ({reason.strerror or reason})"))
-            wait(POLL_S)
+            wait(OTHERS_POLL_S if lock is None else POLL_S)
     except OSError as exc:
         raise StartError(f"cannot start the Arsenale daemon in {home}: {exc.strerror}") from exc
     finally:

@@ -152,6 +152,14 @@ def call(client: Client) -> Call:
 
 
 @pytest.fixture
+async def team(call: Call) -> Call:
+    """Call a tool, once ann, bob and cy have registered; they take no tasks."""
+    for agent in ("ann", "bob", "cy"):
+        await call("check_in", agent=agent, capabilities=["python"], take=False)
+    return call
+
+
+@pytest.fixture
 def refusal(client: Client) -> Callable[..., Awaitable[str]]:
     """Call a tool, which is to fail, and return what it says."""
 

@@ -64,7 +64,12 @@ def test_an_empty_workforce_says_what_to_do(workforce: Run) -> None:
     assert "arsenale workforce add" in workforce("tasks").stdout
     assert "Nobody holds a file here" in workforce("files").stdout
     assert "No agents yet" in workforce("top").stdout
-    assert loaded(workforce("tasks", "--json"))["summary"] == "tasks: none"
+    none = loaded(workforce("tasks", "--json"))
+    assert (none["summary"], none["tasks"]) == ("tasks: none", [])
+    assert loaded(workforce("files", "--json"))["held"] == []
+    assert loaded(workforce("agents", "--json"))["agents"] == []
+    missing = workforce("show", "t9").stderr
+    assert "`arsenale workforce tasks` lists them" in missing
 
 
 def test_a_task_is_added_shown_cancelled_and_tried_again(workforce: Run, tmp_path: Path) -> None:
@@ -83,6 +88,8 @@ def test_a_task_is_added_shown_cancelled_and_tried_again(workforce: Run, tmp_pat
     gone = loaded(workforce("tasks", "--state", "cancelled", "--json"))["tasks"]
     assert [(one["task"], one["note"]) for one in gone] == [("t1", "not now")]
     assert "t1 is ready" in workforce("retry", "t1").stdout
+    refused = workforce("approve", "t1").stderr
+    assert "t1 is ready and cannot be approved: an agent begins it when it checks in" in refused
     other = tmp_path / "other"
     (other / ".git").mkdir(parents=True)
     assert "Write the parser" not in workforce("tasks", folder=other).stdout
@@ -104,7 +111,8 @@ def test_what_agents_do_in_the_daemon_is_seen_and_decided_here(
     assert "t1 is done" in workforce("approve", "t1").stdout
     assert "attempt otter done" in workforce("show", "t1").stdout
     tool("reserve_files", action="reserve", agent="otter", paths=["src/[a]/**"], reason="why")
-    assert "src/[a]/**" in workforce("files").stdout
+    files = workforce("files").stdout
+    assert "src/[a]/**" in files and "exclusive" in files and "mode" in files
     tool("exchange_messages", action="send", agent="heron", to=["otter"], subject="Hi", body="[x]")
     for _ in range(2):  # looking does not read it for the agent
         assert "Hi unread\n[x]" in workforce("mail", "otter").stdout
@@ -125,7 +133,7 @@ def test_what_agents_do_in_the_daemon_is_seen_and_decided_here(
         (("add", " "), "a task has no title"),
         (("add", "x" * 201), "error: title: String should have at most 200"),
         (("add", "x", "--after", "t99"), "t99"),
-        (("add", "x", "--deadline", "whenever"), "'whenever' is no moment"),
+        (("add", "x", "--deadline", "whenever"), "'whenever' is not a date or a time"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_exit_status_one(

@@ -9,8 +9,10 @@ from typing import Any
 import anyio
 import pytest
 from anyio import to_thread
+from mcp import Client
 from tests.coordinator.conftest import Call, Time, agent_of, caller, opened, task_of
 
+from arsenale_coordinator import desk
 from arsenale_coordinator.lifecycle import Finish
 from arsenale_coordinator.opening import Services
 from arsenale_coordinator.record import NewTask, Profile
@@ -305,8 +307,9 @@ async def test_agents_are_shown_as_they_were_last_seen(call: Call, time: Time) -
 
 
 async def test_a_reservation_that_ended_is_no_longer_looked_through(
-    call: Call, time: Time, services: Services
+    team: Call, time: Time, services: Services
 ) -> None:
+    call = team
     paths = [f"src/{n}/*.py" for n in range(50)]
     await call("reserve_files", action="reserve", agent="ann", paths=paths, minutes=1)
     time.passes(61)
@@ -350,6 +353,7 @@ async def test_of_many_processes_at_once_one_holds_a_path(
 
     def grab(n: int) -> None:
         with CoordinatorStore(where, time.clock) as mine:
+            mine.check_in(f"a{n}", Profile(tags=("python",)))
             wish = Reserve(
                 action="reserve", agent=f"a{n}", paths=["src/*.py" if n % 2 else "src/a.py"],
                 minutes=5, shared=False, reason="",
@@ -360,3 +364,31 @@ async def test_of_many_processes_at_once_one_holds_a_path(
     with ThreadPoolExecutor(STORM) as threads:
         await to_thread.run_sync(lambda: list(threads.map(grab, range(STORM))))
     assert len(held) == 1
+
+
+async def test_check_in_reports_progress_while_it_waits(
+    client: Client, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "PROGRESS_S", 0.05)
+    seen: list[tuple[float, float | None, str | None]] = []
+    second = anyio.Event()
+
+    async def told(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, total, message))
+        if len(seen) > 1:
+            second.set()
+
+    async def assign() -> None:
+        await second.wait()
+        await call("assign_task", tasks=[{"title": "one"}])
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(assign)
+            answer = await client.call_tool(
+                "check_in", {"agent": "ann", "description": "x", "wait_s": 60},
+                progress_callback=told,
+            )  # fmt: skip
+            assert answer.structured_content and answer.structured_content["work"]
+    assert seen[0][1:] == (60, "waiting for a task")
+    assert [done for done, *_ in seen] == sorted({done for done, *_ in seen})

@@ -57,8 +57,9 @@ def hold(raw_host: Any, repo: Path, home: Path) -> Hold:
         host = raw_host("coordinator", **env)
         host.shake_hands()
         control.ask(home, "status")  # answers when all servers are open: a guard has 0.3 s
+        host.call(1, "check_in", agent=agent, capabilities=["python"], take=False)
         said = {"action": "reserve", "agent": agent, "paths": list(paths), **more}
-        answer = host.call(1, "reserve_files", **said)
+        answer = host.call(2, "reserve_files", **said)
         assert answer["result"]["structuredContent"]["granted"], answer
         host.close()
 
@@ -224,6 +225,7 @@ async def test_a_reservation_binds_while_it_lasts_on_every_database(
     }  # fmt: skip
     wish = {"action": "reserve", "paths": ["src/*.py"], "minutes": 5}
     PEER.set(Peer(session="other", project=str(folder)))
+    await call("check_in", agent="otter", capabilities=["python"], take=False)
     await call("reserve_files", agent="otter", **wish)
     said = await services.guard.refusal(event)
     assert said
@@ -271,13 +273,13 @@ def test_the_command_switches_on_and_off_and_leaves_all_as_it_was(guard: Any, re
     local.write_text(text, encoding="utf-8")
     assert guard("guard", "status").returncode == 3
     assert "Nothing was written" in guard("guard", "on", "--git", "--dry-run").stdout
-    on = guard("guard", "on", "--git")
+    on = guard("guard", "on", "--git", "--yes")
     assert (on.returncode, "+++ " in on.stdout) == (0, True), on.stderr
     assert hook.stat().st_mode & 0o777 == 0o755
     entries = json.loads(local.read_text(encoding="utf-8"))["hooks"]["PreToolUse"]
     assert [entry["matcher"] for entry in entries] == ["Bash", "Edit|Write|MultiEdit|NotebookEdit"]
-    assert "it is on" in guard("guard", "on", "--git").stdout
-    closed = json.loads(guard("guard", "on", "--closed", "--json").stdout)["guards"]
+    assert "it is on" in guard("guard", "on", "--git", "--yes").stdout
+    closed = json.loads(guard("guard", "on", "--closed", "--json", "--yes").stdout)["guards"]
     assert [(o["where"], o["mode"], o["sound"]) for o in closed] == [
         ("claude (project)", "closed", True), ("git", "open", True),
     ]  # fmt: skip
@@ -291,10 +293,10 @@ def test_the_command_switches_on_and_off_and_leaves_all_as_it_was(guard: Any, re
 
 
 def test_init_and_the_guard_leave_one_another_alone(guard: Any, repo: Path) -> None:
-    guard("guard", "on")
+    guard("guard", "on", "--yes")
     guard("init")
-    assert "it is on" in guard("guard", "on").stdout
-    guard("guard", "on", "--closed")
+    assert "it is on" in guard("guard", "on", "--yes").stdout
+    guard("guard", "on", "--closed", "--yes")
     assert "all set" in guard("init").stdout
     assert json.loads(guard("guard", "status", "--json").stdout)["on"]
     guard("init", "--undo")
@@ -306,7 +308,7 @@ def test_init_and_the_guard_leave_one_another_alone(guard: Any, repo: Path) -> N
 def test_the_entry_that_was_written_denies(
     guard: Any, hold: Hold, environment: dict[str, str], repo: Path
 ) -> None:
-    guard("guard", "on")
+    guard("guard", "on", "--yes")
     hold("otter", "src/**")
     text = (repo / ".claude" / "settings.local.json").read_text(encoding="utf-8")
     [entry] = json.loads(text)["hooks"]["PreToolUse"]
@@ -330,7 +332,7 @@ def test_a_users_own_guard_of_that_name_stays(guard: Any, repo: Path) -> None:
     text = json.dumps({"hooks": {"PreToolUse": [{"matcher": "Edit", "hooks": [mine]}]}})
     local.write_text(text, encoding="utf-8")
     assert guard("guard", "status").returncode == 3
-    guard("guard", "on")
+    guard("guard", "on", "--yes")
     guard("guard", "off")
     assert local.read_text(encoding="utf-8") == text
 
@@ -338,7 +340,7 @@ def test_a_users_own_guard_of_that_name_stays(guard: Any, repo: Path) -> None:
 def test_a_commit_of_what_another_holds_is_refused_by_path(
     guard: Any, hold: Hold, repo: Path, tmp_path: Path
 ) -> None:
-    guard("guard", "on", "--git")
+    guard("guard", "on", "--git", "--yes")
     hold("otter", "src/**", reason="renaming")
     done = commit(repo)
     assert done.returncode == 1
@@ -377,9 +379,9 @@ def test_a_hook_that_was_there_runs_after_ours_and_comes_back(
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(text, encoding="utf-8")
     hook.chmod(0o750)
-    said = guard("guard", "on", "--git").stdout
+    said = guard("guard", "on", "--git", "--yes").stdout
     assert ("lies in the checkout" in said) == (where != ".git/hooks")
-    assert "it is on" in guard("guard", "on", "--git").stdout
+    assert "it is on" in guard("guard", "on", "--git", "--yes").stdout
     hold("otter", "src/**")
     refused = commit(repo)
     assert (refused.returncode, "mine" in refused.stderr) == (1, False)
@@ -387,7 +389,7 @@ def test_a_hook_that_was_there_runs_after_ours_and_comes_back(
     assert (passed.returncode, passed.stderr) == (0, "mine 0\n")
     (repo / "stop").touch()
     assert commit(repo, "free.py", CLAUDE_CODE_SESSION_ID="one").returncode == 1
-    guard("guard", "on", "--git", "--closed")
+    guard("guard", "on", "--git", "--closed", "--yes")
     guard("guard", "off", "--git")
     assert (hook.read_text(encoding="utf-8"), hook.stat().st_mode & 0o777) == (text, 0o750)
     assert [path.name for path in hook.parent.iterdir() if "arsenale" in path.name] == []
@@ -399,14 +401,14 @@ def test_links_and_hooks_that_sleep_are_moved_aside_and_back(guard: Any, repo: P
     target.chmod(0o755)
     before = target.read_bytes()
     hook.symlink_to("../../script.sh")
-    guard("guard", "on", "--git")
+    guard("guard", "on", "--git", "--yes")
     assert "linked" in commit(repo).stderr
     guard("guard", "off")
     assert (hook.is_symlink(), target.read_bytes()) == (True, before)
     hook.unlink()
     hook.write_bytes(b"#!/bin/sh\nexit 1\n\xff")
     hook.chmod(0o644)  # git does not run it, and neither do we
-    guard("guard", "on", "--git")
+    guard("guard", "on", "--git", "--yes")
     assert commit(repo).returncode == 0
     guard("guard", "off")
     assert (hook.read_bytes(), hook.stat().st_mode & 0o777) == (
@@ -417,25 +419,25 @@ def test_links_and_hooks_that_sleep_are_moved_aside_and_back(guard: Any, repo: P
 def test_without_a_daemon_a_commit_goes_on_with_a_warning_or_not_at_all(
     guard: Any, repo: Path
 ) -> None:
-    guard("guard", "on", "--git")
+    guard("guard", "on", "--git", "--yes")
     done = commit(repo)
     assert done.returncode == 0
     assert "the daemon is down" in done.stderr
     assert "goes on unguarded" in done.stderr
-    guard("guard", "on", "--git", "--closed")
+    guard("guard", "on", "--git", "--closed", "--yes")
     closed = commit(repo)
     assert (closed.returncode, "arsenale up" in closed.stderr) == (1, True)
 
 
 def test_outside_of_a_repository_there_is_no_git_to_guard(guard: Any, tmp_path: Path) -> None:
-    done = guard("guard", "on", "--git", folder=tmp_path)
+    done = guard("guard", "on", "--git", "--yes", folder=tmp_path)
     assert (done.returncode, "no git repository" in done.stderr) == (1, True)
     assert not (tmp_path / ".claude").exists()
 
 
 @pytest.mark.parametrize("host", ["codex", "vscode", "cursor"])
 def test_other_hosts_have_an_entry_in_their_own_form(guard: Any, repo: Path, host: str) -> None:
-    assert guard("guard", "on", "--host", host).returncode == 0
+    assert guard("guard", "on", "--host", host, "--yes").returncode == 0
     found = json.loads(guard("guard", "status", "--json").stdout)["guards"]
     assert [(one["where"], one["sound"]) for one in found] == [(f"{host} (project)", True)]
     assert "guard.py" in Path(found[0]["path"]).read_text(encoding="utf-8")

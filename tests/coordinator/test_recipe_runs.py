@@ -224,7 +224,7 @@ async def test_a_failing_tool_is_tried_again_and_then_said_with_its_reason(
     step = {**note("a"), "retry": {"attempts": 3, "delay_s": 0.05}}  # nobody has checked in
     done = await call("run_recipe", action="run", definition={"name": "x", "steps": [step]},
                       wait_s=60)  # fmt: skip
-    assert done["state"] == "failed" and "no agent 'reader'" in done["error"]
+    assert done["state"] == "failed" and "no agent 'writer'" in done["error"]
     assert done["steps"][0]["attempts"] == 3
 
 

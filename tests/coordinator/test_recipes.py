@@ -350,3 +350,40 @@ def test_the_published_schema_is_the_one_that_is_checked() -> None:
 async def test_waiting_for_nobody_ends() -> None:
     with anyio.fail_after(5):
         assert await Journal().run(recipe({"id": "z", "sleep_s": "{{ 1 + 1 }}"})) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("ok: {{ yes }}", "ok: true"),
+        ("ok: {{ no }}, {{ nothing }}", "ok: false, null"),
+        ("{{ 1 == 2 }}.", "false."),
+        ("is {{ false }} {{ none }}", "is false null"),
+        ("{{ 'a' ~ yes ~ nothing }}!", "atruenull!"),
+        ("got {{ item }}", 'got {"ok": true, "error": null, "tags": ["ä", false]}'),
+        ("got {{ item.tags }}", 'got ["ä", false]'),
+        ("got {{ item.tags | join('-') }}", "got ä-false"),
+        ("got {{ [yes, nothing] | join(', ') }}", "got true, null"),
+        ("got {{ no | string }}", "got false"),
+        ("got {{ nothing | upper }}, {{ yes | lower }}", "got NULL, true"),
+        ("got {{ nothing | default('-') }} {{ nothing | default('-', true) }}", "got null -"),
+        ("got {{ items | map(attribute='ok') }}", "got [true, false]"),
+        ("got {{ range(3) }}", "got [0, 1, 2]"),
+        ("{% if no == false %}{{ no }}{% endif %}", "false"),
+        ("n {{ 3 }} {{ 2.5 }} {{ 'None' }}", "n 3 2.5 None"),
+        ("{{ item | tojson }};", '{"error": null, "ok": true, "tags": ["\\u00e4", false]};'),
+    ],
+)
+def test_a_text_shows_values_as_json_and_never_as_python(text: str, rendered: str) -> None:
+    names = {
+        "yes": True, "no": False, "nothing": None,
+        "item": {"ok": True, "error": None, "tags": ["ä", False]},
+        "items": [{"ok": True}, {"ok": False}],
+    }  # fmt: skip
+    assert templates.render(text, names, path="with") == rendered
+
+
+def test_a_text_that_shows_nothing_is_not_true() -> None:
+    for text in ("{{ nothing }}", " {{ no }} ", "{{ nothing }} ", "{{ yes }}x"):
+        names = {"yes": True, "no": False, "nothing": None}
+        assert templates.truth(text, names, path="when") is text.endswith("x")

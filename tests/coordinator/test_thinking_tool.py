@@ -34,11 +34,35 @@ def call_of(what: dict[str, Any], end: dict[str, Any], at: float = 1.0) -> Event
     )  # fmt: skip
 
 
-async def test_a_plain_prompt_is_simple_and_the_answer_says_what_the_model_takes(
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Rename x",
+        "find the race condition in the scheduler, design a lock-free fix and prove it",
+        "I think hard-coded passwords are still in settings.py, find them",
+        "Design the storage engine",
+        "",
+    ],
+)
+@pytest.mark.parametrize("model", ["", "claude-opus-4-6", "claude-sonnet-4-5", "gpt-5"])
+async def test_without_evidence_the_host_keeps_its_default_effort(
+    call: Call, prompt: str, model: str
+) -> None:
+    answer = await call("recommend_thinking", prompt=prompt, model=model)
+    assert answer == {
+        "level": "default", "model_takes": "the host's default effort: set nothing",
+        "because": "a lower effort needs a reason as much as a higher one",
+        "why": ["no evidence: keep the host's default effort"],
+        "evidence": "none: no session is named",
+    }  # fmt: skip
+
+
+async def test_a_wish_for_little_is_simple_and_the_answer_says_what_the_model_takes(
     call: Call,
 ) -> None:
-    said = await call("recommend_thinking", prompt="Rename x", model="claude-opus-4-6")
-    assert said == {
+    prompt = "no need to ultrathink this, just rename foo to bar"
+    answer = await call("recommend_thinking", prompt=prompt, model="claude-opus-4-6")
+    assert answer == {
         "level": "simple", "word": "think", "tokens": 4000, "model_takes": "effort low",
         "because": "from 4.6 on thinking is adaptive: an effort is taken, a budget ignored or"
         " refused",
@@ -46,7 +70,7 @@ async def test_a_plain_prompt_is_simple_and_the_answer_says_what_the_model_takes
             "--effort low", "CLAUDE_CODE_EFFORT_LEVEL=low",
             '{"thinking":{"type":"adaptive"},"output_config":{"effort":"low"}}',
         ],
-        "why": ["nothing speaks for more"], "evidence": "none: no session is named",
+        "why": ["the prompt asks for little"], "evidence": "none: no session is named",
     }  # fmt: skip
 
 
@@ -87,7 +111,7 @@ async def test_evidence_raises_the_level_is_spent_by_it_and_survives_a_restart(
         assert (await later.recommend("ultrathink: fix it", "", "s", "")).level == "critical"
         time.passes(7 * 3_600)
         events.clear()
-        assert (await later.recommend("Fix it", "", "s", "")).level == "simple"
+        assert (await later.recommend("Fix it", "", "s", "")).level == "default"
 
 
 async def test_what_turns_took_is_learned_by_project_and_kind(services: Services) -> None:
@@ -97,7 +121,7 @@ async def test_what_turns_took_is_learned_by_project_and_kind(services: Services
     said = await optimiser.recommend("Fix the test", "", "", "/repo")
     assert said.level == "moderate"
     assert "8 turns of /repo, moderate" in said.expected
-    assert (await optimiser.recommend("Rename x", "", "", "")).level in ("simple", "moderate")
+    assert (await optimiser.recommend("Rename x", "", "", "")).level in ("default", "moderate")
 
 
 async def test_a_prompt_is_told_only_where_it_is_on_and_worth_a_line(services: Services) -> None:
@@ -108,7 +132,8 @@ async def test_a_prompt_is_told_only_where_it_is_on_and_worth_a_line(services: S
     assert told
     assert told.startswith("Thinking level critical (the prompt asks to ultrathink (+3)): think")
     assert "\n" not in told
-    assert await on.told({**asked, "session_id": "t", "prompt": "Rename x"}) is None
+    for silent in ("Rename x", "please do not ultrathink, rename x", "I think hard links work"):
+        assert await on.told({**asked, "session_id": "t", "prompt": silent}) is None
     assert await on.told({**asked, "prompt": "/compact"}) is None
     assert await on.told({**asked, "hook_event_name": "Stop"}) is None
 

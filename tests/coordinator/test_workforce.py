@@ -187,7 +187,7 @@ async def test_gates_wait_for_a_person_before_and_after(call: Call, refusal: Ref
     assert (await call("update_task", task="t2", action="approve"))["state"] == "done"
     assert (await call("update_task", task="t1", action="approve"))["state"] == "ready"
     said = await refusal("update_task", task="t2", action="cancel")
-    assert "t2 is done, so it cannot cancel" in said
+    assert "t2 is done and cannot be cancelled" in said
 
 
 async def test_a_failed_task_goes_to_another_agent_until_no_attempt_is_left(call: Call) -> None:

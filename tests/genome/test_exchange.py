@@ -102,7 +102,7 @@ async def test_an_import_mends_a_layer_that_is_damaged_here(
 async def test_a_name_that_is_taken_gets_a_number_or_is_refused(stranger: Any) -> None:
     home, call, client = stranger
     path = str(home / "exports" / "ahab.genome")
-    await call("create_genome", name="ahab", base="mine")
+    await call("create_genome", name="ahab", base="tiny")
     said = await client.call_tool(
         "exchange_genome", {"action": "import", "path": path, "on_conflict": "refuse"}
     )

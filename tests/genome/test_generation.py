@@ -146,7 +146,10 @@ async def test_genomes_are_compared_side_by_side(genomes: Call, sidecar: Any) ->
     assert near["ahab", "clerk"] < 0.99
 
 
-async def test_one_that_fails_says_so_in_its_place(genomes: Call, sidecar: Any) -> None:
+async def test_one_that_fails_says_so_in_its_place(
+    genomes: Call, sidecar: Any, own_home: Path
+) -> None:
+    (own_home / "models.json").write_text('{"bases": {"elsewhere": {}}}', encoding="utf-8")
     await genomes("create_genome", name="lost", base="elsewhere")
     said = await genomes("compare", genomes=["lost", "clerk"], prompt="The port")
     lost, clerk = said["answers"]

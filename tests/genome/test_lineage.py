@@ -149,8 +149,9 @@ async def test_breeding_through_the_tools_records_parents_and_choices(
 
 
 async def test_genomes_of_different_bases_are_not_bred(
-    two_layers: Call, refusal: Refusal, another_layer: Callable[..., Path]
+    two_layers: Call, refusal: Refusal, another_layer: Callable[..., Path], own_home: Path
 ) -> None:
+    (own_home / "models.json").write_text('{"bases": {"other": {}}}', encoding="utf-8")
     await two_layers("create_genome", name="a", layers=[{"layer": "facts"}])
     await two_layers("create_genome", name="b", base="other")
     said = await refusal("create_genome", name="c", parents=["a", "b"])

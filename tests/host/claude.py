@@ -1,6 +1,7 @@
 """The real Claude Code, run offline against `messages_api`, as a person with a home of its own."""
 
 import json
+import math
 import os
 import subprocess
 import time
@@ -20,10 +21,12 @@ class Session:
 
     Attributes:
         seconds: From its start to its end.
+        first_request_s: From its start to its first request to the model.
         servers: Name -> state of the MCP servers at the first turn.
     """
 
     seconds: float
+    first_request_s: float
     servers: dict[str, str]
     result: dict[str, Any]
     messages: list[dict[str, Any]] = field(repr=False)
@@ -55,18 +58,25 @@ class Person:
 
     def session(self, api: Api, prompt: str, *words: str) -> Session:
         """Run one session with PROMPT and return what it did."""
+        asked = len(api.times)
         begun = time.monotonic()
         done = self.claude(
             api, "-p", prompt, "--output-format", "stream-json", "--verbose",
             "--permission-mode", "bypassPermissions", *words, check=False,
         )  # fmt: skip
         seconds = time.monotonic() - begun
-        messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        first = next((m for m in messages if m.get("subtype") == "init"), {})
+        messages: list[dict[str, Any]] = [
+            json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")
+        ]
+        first: dict[str, Any] = next(
+            (m for m in messages if m.get("subtype") == "init"), dict[str, Any]()
+        )
+        servers: list[dict[str, str]] = first.get("mcp_servers", [])
         assert messages, done.stderr
         return Session(
             seconds=seconds,
-            servers={one["name"]: one["status"] for one in first.get("mcp_servers", [])},
+            first_request_s=api.times[asked] - begun if len(api.times) > asked else math.inf,
+            servers={one["name"]: one["status"] for one in servers},
             result=messages[-1],
             messages=messages,
         )

@@ -6,6 +6,7 @@ after the last. What the model is sent is kept, so that a test can look at it.
 
 import json
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,17 +29,20 @@ class Api:
     Attributes:
         script: Tool calls: in each step those that are made in parallel, as name and arguments.
         requests: The bodies that the host sent, the main loop's only.
+        times: When they came, seconds of the monotonic clock.
     """
 
     url: str = ""
     script: Script = field(default_factory=lambda: list[list[Call]]())
     requests: list[dict[str, Any]] = field(default_factory=lambda: list[dict[str, Any]]())
+    times: list[float] = field(default_factory=lambda: list[float]())
 
     def reply(self, request: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
         """Return the content and the stop reason of the next message."""
         if not request.get("tools"):
             return [{"type": "text", "text": "a title"}], "end_turn"
         self.requests.append(request)
+        self.times.append(time.monotonic())
         answers = sum(_is_tool_result(message) for message in request["messages"])
         if answers >= len(self.script):
             return [{"type": "text", "text": "done"}], "end_turn"
@@ -116,7 +120,7 @@ def messages_api(script: Sequence[list[Call]] = ()) -> Generator[Api]:
 
 
 def _events(message: dict[str, Any], content: list[dict[str, Any]], stop: str) -> bytes:
-    begun = {**message, "content": [], "stop_reason": None}
+    begun = {**message, "content": list[object](), "stop_reason": None}
     events: list[tuple[str, dict[str, Any]]] = [("message_start", {"message": begun})]
     for index, block in enumerate(content):
         if block["type"] == "text":
@@ -124,7 +128,7 @@ def _events(message: dict[str, Any], content: list[dict[str, Any]], stop: str) -
         else:
             given = json.dumps(block["input"])
             empty, delta = (
-                {**block, "input": {}},
+                {**block, "input": dict[str, Any]()},
                 {"type": "input_json_delta", "partial_json": given},
             )
         events += [

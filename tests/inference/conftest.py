@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,7 +164,8 @@ StartSidecar = Callable[..., Sidecar]
 
 
 def _starter(built: Path) -> Iterator[StartSidecar]:
-    pytest.importorskip("llama_cpp", reason="the engine is not installed: `make inference`")
+    if find_spec("llama_cpp") is None:  # only `engine.bindings` can import a prebuilt one
+        pytest.skip("the engine is not installed: `make inference`")
     with ExitStack() as homes:
         started: list[Sidecar] = []
 
@@ -216,3 +217,49 @@ def kill_worker() -> Callable[[Sidecar, int], int]:
         return pid
 
     return kill
+
+
+GgufCopy = Callable[..., Path]
+
+
+@pytest.fixture
+def gguf_copy() -> GgufCopy:
+    """Copies the tiny model to a path: entries CHANGEd, ADDed or DROPped, tensors SKIPped."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: `make inference`")
+    from arsenale_inference.tiny.card import BASE, FOLDER  # noqa: PLC0415
+
+    def copied(
+        path: Path,
+        *,
+        change: Mapping[str, Any] | None = None,
+        drop: str | None = None,
+        skip: str | None = None,
+    ) -> Path:
+        reader, changed = gguf.GGUFReader(FOLDER / BASE), dict(change or {})
+        writer = gguf.GGUFWriter(path, changed.pop("general.architecture", "llama"))
+        for field in reader.fields.values():
+            if field.name == "general.architecture" or field.name.startswith("GGUF."):
+                continue
+            if drop is not None and field.name.startswith(drop):
+                continue
+            kind, inner = field.types[0], field.types[-1]
+            value = changed.pop(field.name, field.contents())
+            array = kind == gguf.GGUFValueType.ARRAY
+            writer.add_key_value(field.name, value, kind, sub_type=inner if array else None)
+        for name, value in changed.items():
+            kinds = gguf.GGUFValueType
+            short = name in ("split.no", "split.count")
+            writer.add_key_value(name, value, kinds.UINT16 if short else kinds.get_type(value))
+        for tensor in reader.tensors:
+            if tensor.name != skip:
+                writer.add_tensor(
+                    tensor.name, tensor.data, raw_shape=tensor.data.shape,
+                    raw_dtype=tensor.tensor_type,
+                )  # fmt: skip
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return copied

@@ -468,3 +468,20 @@ def test_a_peft_folder_of_random_bytes_is_refused(raw: bytes, tmp_path: Path) ->
     (folder / "adapter_config.json").write_bytes(raw)
     with pytest.raises(InvalidError):
         read_peft(folder, TINY)
+
+
+@pytest.mark.parametrize(
+    ("start", "hint"),
+    [
+        (struct.pack("<Q", 2) + b"{}", "an adapter's folder as PEFT saved it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "git lfs pull"),
+        (b"<!doctype html><title>Access is restricted</title>", "it is a web page"),
+        (b"PK\x03\x04" + bytes(100), "begins with GGUF"),
+    ],
+)
+def test_what_is_there_instead_of_a_gguf_is_called_so(
+    tmp_path: Path, start: bytes, hint: str
+) -> None:
+    (tmp_path / "x.gguf").write_bytes(start)
+    with pytest.raises(InvalidError, match=hint):
+        read_adapter(tmp_path / "x.gguf")

@@ -186,7 +186,8 @@ def test_a_damaged_model_is_told_and_the_process_lives(
     path = tmp_path / "broken.gguf"
     if damage in broken:
         path.write_bytes(broken[damage])
-    with pytest.raises(InvalidError, match="name a .gguf" if damage == "missing" else "checksum"):
+    remedy = {"missing": "name a .gguf", "empty": "not a GGUF", "noise": "not a GGUF"}
+    with pytest.raises(InvalidError, match=remedy.get(damage, "checksum")):
         Model.load(path)
     Model.load(lab.model).close()
 

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from arsenale_inference import replies
 from arsenale_inference.messages import Finish, Finished, Piece, Started
-from arsenale_inference.replies import Choice, Reply
+from arsenale_inference.replies import Choice, Reply, TokenTexts
 
 CHAT = Reply(id="chatcmpl-0123456789abcdef", model="tiny", created=7, kind="chat")
 TEXT = Reply(id="cmpl-1", model="tiny", created=7, kind="text")
@@ -60,18 +60,20 @@ def test_a_chat_is_what_the_client_expects() -> None:
 
 
 def test_a_completion_is_what_the_client_expects() -> None:
-    said: Completion = strict(Completion, TEXT.whole([choice("b", "length")], ["a"]))
-    assert said.choices[0].text == "ab" and said.choices[0].finish_reason == "length"
+    said: Completion = strict(Completion, TEXT.whole([choice("b", "length")]))
+    assert said.choices[0].text == "b" and said.choices[0].finish_reason == "length"
     assert said.choices[0].logprobs is not None
     assert said.choices[0].logprobs.token_logprobs == [-0.5]
+    assert said.choices[0].logprobs.text_offset == [0]
 
 
 def test_chunks_are_what_the_client_expects() -> None:
     for body in (
-        CHAT.first(0), CHAT.piece(0, piece("x")), CHAT.last(0, "stop"), CHAT.usage([choice("x")]),
+        CHAT.first(0), CHAT.piece(0, piece("x"), TokenTexts()), CHAT.last(0, "stop"),
+        CHAT.usage([choice("x")]),
     ):  # fmt: skip
         assert strict(ChatCompletionChunk, body).object == "chat.completion.chunk"
-    for body in (TEXT.piece(0, piece("x")), TEXT.usage([choice("x")])):
+    for body in (TEXT.piece(0, piece("x"), TokenTexts()), TEXT.usage([choice("x")])):
         assert body["object"] == "text_completion"
 
 
@@ -118,3 +120,47 @@ def test_embeddings_are_numbers_or_little_endian_bytes() -> None:
 def test_models_are_what_the_client_expects() -> None:
     listed = replies.models([("tiny", "base"), ("anna", "genome")], 7)
     assert [strict(Model, each).id for each in listed["data"]] == ["tiny", "anna"]
+
+
+def token(data: bytes, logprob: float | None = -0.5) -> dict[str, Any]:
+    text = data.decode("utf-8", "replace")
+    return {"token": text, "bytes": list(data), "logprob": logprob, "id": 1, "top_logprobs": []}
+
+
+def test_offsets_count_characters_and_the_tokens_together_are_the_text() -> None:
+    data = ["größe".encode()[:3], "größe".encode()[3:], "😀".encode()[:1], "😀".encode()[1:], b"!"]
+    made = choice("")
+    made.text, made.logprobs = ["größe😀!"], [token(each) for each in data]
+    shown = TEXT.whole([made])["choices"][0]["logprobs"]
+    assert "".join(shown["tokens"]) == "größe😀!"
+    assert shown["text_offset"] == [0, 2, 5, 5, 6]
+
+
+def test_offsets_go_on_over_the_chunks_of_a_stream() -> None:
+    places = TokenTexts()
+    chunks = [
+        TEXT.piece(0, Piece(id="r", text="", tokens=(1,), logprobs=(token(data),)), places)
+        for data in (b"ab", b"c", "ü".encode()[:1], "ü".encode()[1:], b"d")
+    ]
+    shown = [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks]
+    assert shown == [[0], [2], [3], [3], [4]]
+
+
+def test_two_tokens_of_one_text_keep_the_likelier_log_probability() -> None:
+    top = [{"token": "\ufffd", "logprob": -1.0}, {"token": "\ufffd", "logprob": -9.0}]
+    made = choice("")
+    made.logprobs = [{**token(b"x", -3.0), "top_logprobs": top}]
+    assert TEXT.whole([made])["choices"][0]["logprobs"]["top_logprobs"] == [
+        {"\ufffd": -1.0, "x": -3.0}
+    ]
+
+
+def test_an_answer_makes_one_call_where_calls_are_not_parallel() -> None:
+    call = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    for most, count in ((None, 3), (1, 1)):
+        reply = Reply(
+            id="chatcmpl-0123456789abcdef", model="tiny", created=7, kind="chat",
+            tools=frozenset({"add"}), most_calls=most,
+        )  # fmt: skip
+        message = reply.whole([choice(call * 3)])["choices"][0]["message"]
+        assert len(message["tool_calls"]) == count

@@ -7,18 +7,23 @@
 import ctypes
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pytest
 
 from arsenale_inference.catalogue import TINY as FOLDER
+from arsenale_inference.engine import bindings
 from arsenale_inference.tiny.corpus import base_pairs, fact_pairs, question_text
 
 if TYPE_CHECKING:
     from tests.inference.conftest import Sidecar
 
-L = pytest.importorskip("llama_cpp", reason="the engine is not installed: `make inference`")
+if find_spec("llama_cpp") is None:
+    pytest.skip("the engine is not installed: `make inference`", allow_module_level=True)
+
+L = bindings.load()
 
 Stack: TypeAlias = tuple[tuple[str, float], ...]
 

@@ -265,7 +265,9 @@ FIELDS = (
     "messages", "prompt", "input", "max_tokens", "n", "stop", "seed", "temperature", "top_p",
     "logit_bias", "response_format", "tools", "tool_choice", "grammar", "stream_options",
     "logprobs", "top_logprobs", "top_k", "min_p", "priority", "timeout", "encoding_format",
-    "model", "echo", "suffix", "stream",
+    "model", "echo", "suffix", "stream", "json_schema", "chat_template_kwargs", "best_of",
+    "parallel_tool_calls", "reasoning_effort", "documents", "repetition_penalty", "n_predict",
+    "modalities", "functions",
 )  # fmt: skip
 VALID: dict[str, Any] = {
     "model": "tiny", "messages": HELLO, "prompt": "Hi", "input": "Hi", "max_tokens": 2,

@@ -25,7 +25,9 @@ def memory(environment: dict[str, str]) -> Run:
 
 
 def test_a_memory_is_added_found_shown_and_forgotten(memory: Run) -> None:
-    assert "No memories yet" in memory("list").stdout
+    empty = memory("list").stdout
+    assert "No memories yet: keep some with `arsenale memory add`" in empty
+    assert json.loads(memory("list", "--json").stdout)["listed"] == []
     added = memory("add", "Anna prefers dark roast coffee", "-t", "people")
     assert (added.returncode, "Stored" in added.stdout) == (0, True)
     assert "there already" in memory("add", "-", stdin="Anna prefers dark roast coffee\n").stdout
@@ -33,7 +35,8 @@ def test_a_memory_is_added_found_shown_and_forgotten(memory: Run) -> None:
     assert [row["content"] for row in found] == ["Anna prefers dark roast coffee"]
     id = found[0]["id"]
     assert "dark roast" in memory("search", "coffee", "--explain").stdout
-    assert "people" in memory("show", id).stdout
+    shown = memory("show", id).stdout
+    assert "people" in shown and "{" not in shown
     assert "forgotten (--undo until" in memory("forget", id).stdout
     assert json.loads(memory("list", "--json").stdout)["total"] == 0
     assert "restored" in memory("forget", id, "--undo").stdout

@@ -138,7 +138,11 @@ def test_tables_have_something_to_say_before_and_after(mesh: Run, tmp_path: Path
     try:
         assert "our own starts with the first task" in mesh("nodes", home=empty).stdout
         assert "No tasks yet" in mesh("tasks", home=empty).stdout
-        assert "0 entries" in mesh("ledger", home=empty).stdout
+        ledger = mesh("ledger", home=empty).stdout
+        assert "0 entries" in ledger and "No credits yet" in ledger and "receipt" not in ledger
+        for view in ("tasks", "audit"):
+            assert json.loads(mesh(view, "--json", home=empty).stdout)[view] == []
+        assert json.loads(mesh("ledger", "--json", home=empty).stdout)["entries"] == []
         assert "Nothing has happened yet" in mesh("audit", home=empty).stdout
     finally:
         end_daemon(empty)

@@ -102,11 +102,10 @@ async def test_usage_by_event_counts_every_kind(session: Telemetry, client: Clie
     }  # fmt: skip
 
 
-async def test_quantiles_are_within_the_stated_error(session: Telemetry, client: Client) -> None:
+async def test_quantiles_of_few_calls_are_exact(session: Telemetry, client: Client) -> None:
     report = await ask(client, "latency_report", since="24h")
     [row] = report["rows"]
-    for name, exact_ms in (("p50_ms", 500), ("p95_ms", 1000), ("p99_ms", 1000)):
-        assert abs(row[name] - exact_ms) / exact_ms <= 0.045
+    assert (row["p50_ms"], row["p95_ms"], row["p99_ms"]) == (500, 1000, 1000)
     assert report["slowest"][0]["duration_ms"] == 1000.0
     assert report["hot_arguments"] == snapshot(
         [{"tool": "Bash", "subject": "make test", "calls": 10, "errors": 3, "total_ms": 5500.0}]
@@ -118,7 +117,8 @@ async def test_bottlenecks_carry_their_evidence(session: Telemetry, client: Clie
     report = await ask(client, "find_bottlenecks", since="24h")
     assert {b["kind"]: b["evidence"] for b in report["bottlenecks"]} == snapshot(
         {
-            "repeated_call": "the same input 10 times, 3 of them failed, 5500.0 ms in all",
+            "repeated_call": "the same input 10 times in one session, 3 of them failed,"
+            " 5500.0 ms in all",
             "error_prone": "3 of 10 calls failed (30%)",
             "unfinished": "1 calls began and no end was seen: running, refused, or cut off",
         }
@@ -147,7 +147,7 @@ async def test_a_search_finds_text_and_pages_to_the_end(session: Telemetry, clie
         client, "search_events", text="no rule", limit=2, before=found["next_before"], detail="full"
     )
     assert len(rest["events"]) == 1
-    assert rest["next_before"] is None
+    assert "next_before" not in rest
     assert rest["events"][0]["body"]["input"]["bytes"] == 20
 
 

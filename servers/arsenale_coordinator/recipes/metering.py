@@ -5,6 +5,7 @@ minutes, or makes a gigabyte, would stop them all. Work is counted, not timed, s
 begun anew decides as it did.
 """
 
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +30,9 @@ METHODS = frozenset(
     " splitlines startswith strip title upper".split()
 )
 """What may be called on texts: nothing that pads, joins or formats."""
+
+TEXTS = frozenset("capitalize lower replace title trim truncate upper urlencode wordcount".split())
+"""Filters that take a text: they get what is no text as `text` prints it."""
 
 _left: ContextVar[list[int]] = ContextVar("_left")
 
@@ -93,9 +97,27 @@ def joined(parts: list[Any]) -> str:
 
 
 def text(value: Any) -> Any:
-    """Return VALUE as it is printed."""
+    """Return VALUE as a text has it: texts and numbers as they are, all else as JSON."""
+    if isinstance(value, Iterator):
+        value = counted_list(cast("Iterator[Any]", value))
     weigh(value)
-    return value if isinstance(value, str) or hasattr(value, "__html__") else str(value)
+    if isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    if isinstance(value, range):
+        value = list(value)
+    if value is None or isinstance(value, bool | Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=_text_of)
+    return str(value)
+
+
+def _text_of(value: Any) -> Any:
+    """Return a part of a value that JSON does not have: what filters yield as lists."""
+    return list(each(cast("Any", value), 1)) if isinstance(value, range | Iterator) else str(value)
+
+
+def counted_list(items: Iterator[Any]) -> list[Any]:
+    """Return ITEMS, counted."""
+    return list(each(items, 1))
 
 
 def counted(pieces: Iterable[str]) -> list[str]:
@@ -116,6 +138,8 @@ def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         first = 1 if hasattr(function, "jinja_pass_arg") else 0
+        if name in TEXTS and (args[first] is None or isinstance(args[first], bool)):
+            args = (*args[:first], text(args[first]), *args[first + 1 :])
         given = [*args[first:], *kwargs.values()]
         for one in given:
             weigh(one)
@@ -131,13 +155,15 @@ def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
                 raise TemplateError(f"more than {MOST_CHARS:,} characters")
         if name == "join":
             return _join(function, args, first, given)
+        if name == "string":
+            return text(given[0])
         return function(*args, **kwargs)
 
     return called
 
 
 def _join(function: Callable[..., Any], args: Any, first: int, given: list[Any]) -> Any:
-    items = list(given[0])
+    items = [text(item) if item is None or isinstance(item, bool) else item for item in given[0]]
     between = str(given[1]) if len(given) > 1 else ""
     attribute = given[2] if len(given) > 2 else None
     if attribute is None:

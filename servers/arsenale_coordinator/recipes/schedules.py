@@ -10,7 +10,7 @@ import orjson
 from anyio import to_thread
 
 from arsenale_coordinator import moments
-from arsenale_coordinator.recipes import schema, timing
+from arsenale_coordinator.recipes import dialects, schema, timing
 from arsenale_coordinator.recipes.models import ScheduleLine
 from arsenale_coordinator.recipes.runs import Recipes, Start
 from arsenale_coordinator.recipes.timing import Missed
@@ -147,9 +147,9 @@ class Schedules:
         if expression:
             next_us = timing.following(expression, now_us, place)
         else:
-            next_us = moments.asked(when, now_us, place)
+            next_us = _moment(when, now_us, place)
             if next_us <= now_us:
-                raise InvalidError(f"{when!r} is over", hint="name a moment to come")
+                raise InvalidError(f"{when!r} is in the past", hint="name a time in the future")
         name = start.recipe or str((start.definition or {}).get("name", ""))
         body = {"recipe": start.recipe, "definition": start.definition, "inputs": start.inputs}
         text = schema.as_json(body, "the inputs").decode()
@@ -264,3 +264,14 @@ def _line(one: Schedule) -> ScheduleLine:
         last=moments.told(one.last_us) if one.last_us else "", runs=one.runs or None,
         missed=one.missed if one.missed != "once" else "",
     )  # fmt: skip
+
+
+def _moment(text: str, now_us: int, place: tzinfo) -> int:
+    try:
+        return moments.asked(text, now_us, place)
+    except InvalidError as exc:
+        hint = (
+            f"give a cron expression of {dialects.FIELDS} (`{dialects.EXAMPLE}`), a date and time"
+            " (2026-11-30T17:00), or a span (90m, 2h, 3d)"
+        )
+        raise InvalidError(f"{text!r} is not a schedule", hint=hint) from exc

@@ -136,9 +136,9 @@ def truth(expression: str, names: Mapping[str, Any], *, path: str) -> bool:
     """
     text = expression if is_template(expression) else f"{{{{ {expression} }}}}"
     found = render(text, names, path=path)
-    return found.strip().lower() not in ("", "false", "0", "none") if isinstance(found, str) else (
-        bool(found)
-    )  # fmt: skip
+    if isinstance(found, str):
+        return found.strip().lower() not in ("", "false", "0", "null", "none")
+    return bool(found)
 
 
 def references(value: Any, *, path: str) -> set[str]:
@@ -151,7 +151,7 @@ def references(value: Any, *, path: str) -> set[str]:
         try:
             return set(_names(value)) if is_template(value) else set()
         except TemplateError as exc:
-            raise InvalidError(f"{path}: {exc}", hint="mend the template") from exc
+            raise InvalidError(f"{path}: {exc}", hint="correct the template") from exc
         except (RecursionError, SyntaxError, MemoryError) as exc:
             raise InvalidError(f"{path}: it is nested too deep", hint="make it simpler") from exc
     if isinstance(value, list):
@@ -173,13 +173,13 @@ def _text(text: str, names: Mapping[str, Any], path: str) -> Any:
             return _plain(found)
         return _plain("".join(metering.counted(_template(text).generate(**names))))
     except TemplateError as exc:
-        raise InvalidError(f"{path}: {exc}", hint="mend the template") from exc
+        raise InvalidError(f"{path}: {exc}", hint="correct the template") from exc
     except (
         TypeError, ValueError, ArithmeticError, LookupError, AttributeError, NameError,
         RecursionError, SyntaxError, MemoryError,
     ) as exc:  # fmt: skip
         why = f"{path}: {type(exc).__name__}: {exc}"
-        raise InvalidError(why, hint="mend the template") from exc
+        raise InvalidError(why, hint="correct the template") from exc
 
 
 def _plain(value: Any) -> Any:

@@ -17,23 +17,51 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def normal(pattern: str) -> str:
-    """Return PATTERN in its one form: no `./`, no doubled `/`; a folder `a/` is `a/**`.
+    """Return PATTERN in its one form: no `./`, no `..`, no doubled `/`; a folder `a/` is `a/**`.
 
     Raises:
         InvalidError: It leaves the repository, is empty or too long.
     """
     text = pattern.strip().replace("\\", "/")
-    parts = [part for part in text.split("/") if part not in ("", ".")]
-    if text.startswith("/") or ".." in parts:
-        raise InvalidError(f"{pattern!r} is not inside the repository", hint="as src/api/**")
+    parts = _walked(text)
+    if text.startswith("/") or parts is None:
+        raise InvalidError(
+            f"{pattern!r} is outside the repository", hint="name a path below its root: src/api/**"
+        )
+    if text in (".", "./"):
+        return "**"
     if not parts or len(text) > MOST_CHARS or len(parts) > MOST_SEGMENTS or "\0" in text:
         raise InvalidError(
-            f"{pattern[:40]!r} is no path of 1 to {MOST_CHARS} characters", hint="as src/api/**"
+            f"{pattern[:40]!r} is not a path of 1 to {MOST_CHARS} characters", hint="as src/api/**"
         )
     if text.endswith("/") and parts[-1] != "**":
         parts.append("**")
     folded = [p for i, p in enumerate(parts) if p != "**" or i == 0 or parts[i - 1] != "**"]
     return "/".join(folded)
+
+
+def _walked(text: str) -> list[str] | None:
+    """Return the segments of TEXT without `.` and `..`; nothing where it leaves its root."""
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == "..":
+            if not parts or not is_literal(parts.pop()):
+                return None
+        elif part not in ("", "."):
+            parts.append(part)
+    return parts
+
+
+def split(pattern: str) -> tuple[str, str]:
+    """Return the literal folders and names that PATTERN begins with, and the rest."""
+    parts = pattern.split("/")
+    literal = next((i for i, part in enumerate(parts) if _WILD.search(part)), len(parts))
+    return "/".join(parts[:literal]), "/".join(parts[literal:])
+
+
+def covering(pattern: str) -> str:
+    """Return what a reservation of PATTERN protects: a name without wildcard, and all below it."""
+    return f"{pattern}/**" if is_literal(pattern) else pattern
 
 
 def is_literal(pattern: str) -> bool:
@@ -53,9 +81,14 @@ def prefix(pattern: str) -> str:
 
 
 def above(of: str) -> list[str]:
-    """Return every prefix that OF, a prefix, begins with: `''`, `a/`, `a/b/`, and itself."""
-    parts = of.split("/")
-    return ["", *("/".join(parts[: i + 1]) + "/" for i in range(len(parts) - 1)), of]
+    """Return the prefixes of all patterns that may cover OF, a prefix.
+
+    For `a/b/c`: the root, `a` and `a/b` (names that cover what is below), `a/`, `a/b/`, and itself;
+    `a/b/c/` too, since `a/b/c/**` matches `a/b/c`.
+    """
+    parts = of.rstrip("/").split("/") if of else []
+    names = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return ["", *names, *(f"{name}/" for name in names)]
 
 
 def matches(pattern: str, path: str) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from anyio import to_thread
 
 from arsenale_coordinator import moments
-from arsenale_coordinator.projects import project_of, top_of
-from arsenale_coordinator.repository import edits
+from arsenale_coordinator.repository import edits, places
+from arsenale_coordinator.repository.places import Place
 from arsenale_coordinator.repository.rows import Reservation
 from arsenale_coordinator.repository.sharing import Repository, Who
 
@@ -17,9 +17,6 @@ SHOWN = 20
 """Files that a refusal names."""
 
 COMMIT = "GitPreCommit"
-
-Place = tuple[str, str]
-"""A project, and a path relative to its checkout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,47 +30,29 @@ class Guard:
         named = edits.files(event)
         if not named:
             return None
-        places = await to_thread.run_sync(_places, named, event)
+        named_at = await to_thread.run_sync(_places, named, event)
         who = _who(event)
-        held: list[tuple[str, Reservation]] = []
-        for project, paths in places.items():
-            held += await self.repository.in_the_way(paths, project, who)
-        return _told(held, commits=event.get("hook_event_name") == COMMIT) if held else None
+        held: dict[tuple[str, str], tuple[str, Reservation]] = {}
+        for project in dict.fromkeys(place.project for place in named_at):
+            paths = [place.path for place in named_at if place.project == project]
+            for path, one in await self.repository.in_the_way(paths, project, who):
+                held.setdefault((named_at[Place(project, path)], one.agent), (path, one))
+        found = list(held.values())
+        return _told(found, commits=event.get("hook_event_name") == COMMIT) if found else None
 
 
-def _places(named: Sequence[str], event: Mapping[str, object]) -> dict[str, list[str]]:
-    """Return by project which paths of it are meant, also under the names that links hide."""
+def _places(named: Sequence[str], event: Mapping[str, object]) -> dict[Place, str]:
+    """Return every place of the files that EVENT names, with the name as it stands there."""
     cwd = str(event.get("cwd") or event.get("project") or "")
     if event.get("hook_event_name") == COMMIT:  # git names paths by its checkout, links unfollowed
-        return {project_of(cwd): list(named)}
-    found: dict[str, dict[str, None]] = {}
-    for name in named:
-        for file in _spellings(Path(normpath(Path(cwd) / name))):
-            place = _place(file, str(event.get("project") or cwd))
-            if place:
-                found.setdefault(place[0], {})[place[1]] = None
-    return {project: list(paths) for project, paths in found.items()}
-
-
-def _spellings(file: Path) -> list[Path]:
-    """Return FILE as it is named, where its folder really is, and what it leads to."""
-    return list(dict.fromkeys((file, file.parent.resolve() / file.name, file.resolve())))
-
-
-def _place(file: Path, folder: str) -> Place | None:
-    """Return the project of FILE and its path there; nothing where it belongs to none.
-
-    A file in no repository belongs to FOLDER, that of the session, if it lies in it.
-    """
-    top = top_of(str(file.parent))
-    if top is None or not (top / ".git").exists():
-        top = top_of(folder)
-    if top is None:
-        return None
-    for base in dict.fromkeys((top, top.resolve())):
-        if file.is_relative_to(base) and file != base:
-            return project_of(str(top)), file.relative_to(base).as_posix()
-    return None
+        found = places.of_commit(cwd, named)
+        return {place: named[i % len(named)] for i, place in enumerate(found)}
+    folder = str(event.get("project") or cwd)
+    return {
+        place: name
+        for name in named
+        for place in places.of_file(Path(normpath(Path(cwd) / name)), folder)
+    }
 
 
 def _who(event: Mapping[str, object]) -> Who:

@@ -72,17 +72,23 @@ _RELEASE_ALL = Sql(
 
 
 def meeting(db: Connection, project: str, pattern: str, at_ticks: int) -> list[Reservation]:
-    """Return the live reservations that can match a path which PATTERN matches."""
+    """Return the live reservations that can protect a path which PATTERN protects."""
     mine = globs.prefix(pattern)
+    low = mine if mine.endswith("/") or not mine else f"{mine}/"
     found: dict[int, Reservation] = {}
     rows: list[tuple[Any, ...]] = []
     for above in globs.above(mine):
         rows += _AT.all(db, project=project, ticks=at_ticks, prefix=above)
-    if not globs.is_literal(pattern):
-        rows += _BELOW.all(db, project=project, ticks=at_ticks, low=mine, n=len(mine))
-    may_meet = globs.meets(pattern)
+    rows += _BELOW.all(db, project=project, ticks=at_ticks, low=low, n=len(low))
+    may_meet = globs.meets(globs.covering(pattern))
     for row in rows:
-        if may_meet(row[2]):
+        held = row[2]
+        if row[0] not in found and (
+            may_meet(held)
+            or (globs.is_literal(held) and may_meet(globs.covering(held)))
+            or held.startswith(f"{pattern}/")
+            or pattern.startswith(f"{held}/")
+        ):
             found[row[0]] = _reservation(row)
     return sorted(found.values(), key=lambda one: one.id)
 
@@ -90,10 +96,10 @@ def meeting(db: Connection, project: str, pattern: str, at_ticks: int) -> list[R
 def holding(
     db: Connection, project: str, paths: Iterable[str], at_ticks: int
 ) -> list[tuple[str, Reservation]]:
-    """Return the live reservations that match each of PATHS, the path beside it.
+    """Return the live reservations that protect each of PATHS, the path beside it.
 
     A path is a name and no pattern; a pattern that is spelt as the path matches it, so that
-    `app/[id]/page.tsx` holds the file of that name.
+    `app/[id]/page.tsx` holds the file of that name, and `app/[id]` what is in that folder.
     """
     known: dict[str, list[Reservation]] = {}
 
@@ -108,7 +114,8 @@ def holding(
         for path in paths
         for above in globs.above(path)
         for one in at(above)
-        if one.pattern == path or globs.matches(one.pattern, path)
+        if f"{path}/".startswith(f"{one.pattern}/")
+        or globs.matches(globs.covering(one.pattern), path)
     ]
 
 

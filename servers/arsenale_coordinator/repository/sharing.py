@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, TypeAlias
 
 from anyio import to_thread
 
 from arsenale_coordinator import moments
 from arsenale_coordinator import rows as workforce
-from arsenale_coordinator.repository import globs, rows
+from arsenale_coordinator.repository import places, rows
 from arsenale_coordinator.repository.models import (
     Held,
     LetterLine,
     MailReport,
     ReservationReport,
 )
+from arsenale_coordinator.repository.places import Pattern, Place
 from arsenale_coordinator.repository.rows import Letter, Reservation, Wanted
 from arsenale_coordinator.store import CoordinatorStore
 from arsenale_core.errors import InvalidError, NotFoundError
@@ -80,16 +80,30 @@ class Repository:
     def __init__(self, store: CoordinatorStore) -> None:
         self._store = store
 
-    async def reserve(self, asked: Reserve, project: str, session: str) -> ReservationReport:
+    async def reserve(
+        self, asked: Reserve, project: str, session: str, folder: str = ""
+    ) -> ReservationReport:
         """Hold, release, check or list paths of PROJECT.
+
+        Args:
+            asked: What is asked.
+            project: The project of the session.
+            session: Whose edits the reservation lets pass.
+            folder: The folder of the session: absolute paths and nested repositories are found by
+                it.
 
         Raises:
             InvalidError: A path leaves the repository, or none is named.
         """
-        patterns = list(dict.fromkeys(globs.normal(path) for path in asked.paths))
-        if not patterns and asked.action in ("reserve", "check"):
-            raise InvalidError(f"{asked.action} needs `paths`", hint="as src/api/** or README.md")
-        work = partial(self._reserve, asked, patterns, project, session)
+
+        def work() -> ReservationReport:
+            patterns = [places.of_pattern(path, project, folder) for path in asked.paths]
+            if not patterns and asked.action in ("reserve", "check"):
+                hint = "as src/api, src/api/** or README.md"
+                raise InvalidError(f"{asked.action} needs `paths`", hint=hint)
+            self._must_know(asked.agent)
+            return self._reserve(asked, patterns, project, session, folder)
+
         return await to_thread.run_sync(work)
 
     async def mail(self, asked: Mail, project: str) -> MailReport:
@@ -99,6 +113,10 @@ class Repository:
             NotFoundError: A recipient or a message is unknown.
         """
         return await to_thread.run_sync(self._mail, asked, project)
+
+    async def held_in(self, project: str) -> ReservationReport:
+        """Return who holds what in PROJECT."""
+        return await to_thread.run_sync(self._listed, project)
 
     async def in_the_way(
         self, paths: Sequence[str], project: str, who: Who
@@ -122,7 +140,7 @@ class Repository:
 
         def found() -> MailReport:
             with self._store.reading() as db:
-                _must_be_there(db, [agent])
+                workforce.known_agent(db, agent)
                 letters = rows.inbox(db, agent, limit, 0, unread=False)
                 lines = [_line(one, full=True) for one in letters]
                 return MailReport(unread=rows.unread(db, agent), messages=lines)
@@ -134,40 +152,40 @@ class Repository:
         with self._store.reading() as db:
             return rows.unread(db, agent)
 
+    def _must_know(self, agent: str) -> None:
+        with self._store.reading() as db:
+            workforce.known_agent(db, agent)
+
     def _reserve(
-        self, asked: Reserve, patterns: Sequence[str], project: str, session: str
+        self, asked: Reserve, patterns: Sequence[Pattern], project: str, session: str, folder: str
     ) -> ReservationReport:
         if asked.action == "list":
             return self._listed(project)
         if asked.action == "release":
-            with self._store.changing() as c:
-                gone = rows.release(c, project, asked.agent, patterns)
-                said = {"project": project, "agent": asked.agent, "paths": gone}
-                c.event("files.released", body=said)
-            hint = "" if gone else "you held none of these"
-            return ReservationReport(granted=True, released=gone, hint=hint)
+            return self._released(asked, patterns, project, folder)
+        wanted = [
+            Wanted(
+                project=place.project, agent=asked.agent, pattern=place.path,
+                exclusive=not asked.shared, reason=asked.reason, session=session,
+            )
+            for place in _everywhere(patterns, project)
+        ]  # fmt: skip
         with self._store.changing() as c:
             in_the_way = [
-                (pattern, one)
-                for pattern in patterns
-                for one in rows.meeting(c.db, project, pattern, c.ticks)
+                (want.pattern, one)
+                for want in wanted
+                for one in rows.meeting(c.db, want.project, want.pattern, c.ticks)
                 if one.agent != asked.agent and (one.exclusive or not asked.shared)
             ]
             if in_the_way:
                 return _refused(in_the_way)
             if asked.action == "check":
                 return ReservationReport(granted=True, hint="nobody holds these")
-            wanted = [
-                Wanted(
-                    project=project, agent=asked.agent, pattern=pattern,
-                    exclusive=not asked.shared, reason=asked.reason, session=session,
-                )
-                for pattern in patterns
-            ]  # fmt: skip
             rows.hold(c, wanted, int(asked.minutes * 60e6))
+            own = list(dict.fromkeys(pattern.own for pattern in patterns))
             mine = [
                 one
-                for pattern in patterns
+                for pattern in own
                 for one in rows.meeting(c.db, project, pattern, c.ticks)
                 if one.agent == asked.agent and one.pattern == pattern
             ]
@@ -175,6 +193,21 @@ class Repository:
             held = {one.pattern: one.until_us for one in mine}
             c.event("files.reserved", body={**said, "paths": held})
         return ReservationReport(granted=True, held=[_held(one) for one in mine])
+
+    def _released(
+        self, asked: Reserve, patterns: Sequence[Pattern], project: str, folder: str
+    ) -> ReservationReport:
+        """Let go of patterns, or of all, here and in the repositories around and within."""
+        with self._store.changing() as c:
+            own = list(dict.fromkeys(pattern.own for pattern in patterns))
+            gone = rows.release(c, project, asked.agent, own)
+            for pattern in [places.of_pattern(one, project, folder) for one in gone]:
+                for place in pattern.others:
+                    rows.release(c, place.project, asked.agent, [place.path])
+            said = {"project": project, "agent": asked.agent, "paths": gone}
+            c.event("files.released", body=said)
+        hint = "" if gone else "you held none of these"
+        return ReservationReport(granted=True, released=gone, hint=hint)
 
     def _listed(self, project: str) -> ReservationReport:
         with self._store.reading() as db:
@@ -188,6 +221,7 @@ class Repository:
         )
 
     def _mail(self, asked: Mail, project: str) -> MailReport:
+        self._must_know(asked.agent)
         if asked.action == "send":
             return self._sent(asked, project)
         if asked.action == "acknowledge":
@@ -221,14 +255,16 @@ class Repository:
                 thread, subject, to = self._answered(c.db, asked)
             to = _everybody(c.db, asked.agent, project) if to == ["*"] else to
             to = [name for name in dict.fromkeys(to) if name != asked.agent]
-            _must_be_there(c.db, to)
+            if not to:
+                hint = "name agents in `to`, or '*' for all"
+                raise InvalidError("a message needs a recipient", hint=hint)
+            known = {name: workforce.known_agent(c.db, name).id for name in to}
             id = rows.send(
                 c, project=project, thread=thread, sender=asked.agent, to=to, subject=subject,
                 body=asked.body, needs_ack=asked.needs_ack, key=asked.key,
             )  # fmt: skip
             for name in to:
-                found = workforce.agent_named(c.db, name)
-                c.event("message.sent", agent=found.id if found else None, body={"message": id})
+                c.event("message.sent", agent=known[name], body={"message": id})
             return MailReport(unread=rows.unread(c.db, asked.agent), sent=id, to=to)
 
     def _answered(self, db: workforce.Connection, asked: Mail) -> tuple[int, str, list[str]]:
@@ -261,6 +297,13 @@ class Repository:
         more = asked.offset + asked.limit if len(found) > asked.limit else None
         lines = [_line(one, full=True) for one in shown]
         return MailReport(unread=left, messages=lines, next_offset=more)
+
+
+def _everywhere(patterns: Sequence[Pattern], project: str) -> list[Place]:
+    """Return PATTERNS in every repository that they reach, each once, those of PROJECT first."""
+    own = [Place(project, pattern.own) for pattern in patterns]
+    others = [place for pattern in patterns for place in pattern.others]
+    return list(dict.fromkeys([*own, *others]))
 
 
 def _refused(found: Sequence[tuple[str, Reservation]]) -> ReservationReport:
@@ -297,11 +340,3 @@ def _everybody(db: workforce.Connection, but: str, project: str) -> list[str]:
         for one in agents
         if one.name != but and one.state != "left" and one.project in ("", project)
     ]
-
-
-def _must_be_there(db: workforce.Connection, names: Sequence[str]) -> None:
-    if not names:
-        raise InvalidError("a message goes to nobody", hint="name agents in `to`, or '*' for all")
-    for name in names:
-        if workforce.agent_named(db, name) is None:
-            raise NotFoundError("agent", name, hint="`check_workforce` lists all")

@@ -78,7 +78,7 @@ def events(found: Mapping[str, Any], session: str) -> list[Event]:
     ended = [
         one
         for one in found.get("events", ())
-        if one["session"] == session and one["tool"] and one["status"] in ("ok", "error")
+        if one["session"] == session and one.get("tool") and one.get("status") in ("ok", "error")
     ]
     return [_event(one) for one in reversed(ended)]
 

@@ -30,6 +30,9 @@ MOST_CHARS = 20_000
 HOOK_S = 0.2
 """How long a prompt may wait for its line."""
 
+DEFAULT = "default"
+"""The level that is answered where nothing is known: the effort that the host has set anyway."""
+
 SAID = {
     Level.SIMPLE: "answer directly",
     Level.MODERATE: "think before you act",
@@ -71,6 +74,8 @@ class Optimiser:
         advice, start = self._advised(prompt, known, events)
         if session and advice.history != known.history:
             await to_thread.run_sync(self._keep, session, advice.history)
+        if _is_unknown(advice, start):
+            return _no_evidence(advice, known.predicted, events, session)
         compiled = compile_level(advice.level, model)
         return _report(advice, start, compiled, known.predicted, events, session)
 
@@ -84,7 +89,8 @@ class Optimiser:
         project = await to_thread.run_sync(project_of, str(event.get("cwd") or ""))
         with anyio.move_on_after(HOOK_S):
             report = await self.recommend(prompt, "", session, project)
-            if report.level == Level.SIMPLE.name.lower() and not report.changed:
+            silent = (DEFAULT, Level.SIMPLE.name.lower())
+            if report.level in silent and not report.changed:
                 return None
             said = SAID[Level[report.level.upper()]]
             return f"Thinking level {report.level} ({'; '.join(report.why)}): {said}."
@@ -130,6 +136,25 @@ class Optimiser:
 def kind_of(prompt: str) -> str:
     """Return the kind of task by which thinking is compared: that of the plain keyword rule."""
     return keyword_level(prompt).name.lower()
+
+
+def _is_unknown(advice: Advice, start: Start) -> bool:
+    """Say whether the lowest level is only a lack of reasons, not a wish or evidence for less."""
+    reasons = (*advice.terms, *start.terms)
+    lowered = advice.changed < 0 or any(term.steps < 0 for term in reasons)
+    return advice.level is Level.SIMPLE and not start.wished and not lowered
+
+
+def _no_evidence(
+    advice: Advice, predicted: Predicted, events: Sequence[Event] | None, session: str
+) -> ThinkingReport:
+    """Return the answer that leaves the host's own effort as it is."""
+    return ThinkingReport(
+        level=DEFAULT, model_takes="the host's default effort: set nothing",
+        because="a lower effort needs a reason as much as a higher one",
+        why=[_why(one) for one in advice.terms] or ["no evidence: keep the host's default effort"],
+        evidence=_seen(events, session), expected=_expected(predicted),
+    )  # fmt: skip
 
 
 def _report(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from arsenale_coordinator.thinking.levels import Level, clamped
 from arsenale_coordinator.thinking.prior import Predicted
+from arsenale_coordinator.thinking.wishes import wished_level
 
 MOST_GUESSED = Level.MODERATE
 """No guess from text starts higher."""
@@ -25,16 +26,6 @@ LEAST_HISTORY = 5
 
 LITTLE_TOKENS = 1_000
 """Where hardly a turn thinks for so many tokens, structure alone is no reason to think more."""
-
-_WISHES = (
-    (Level.CRITICAL, r"\bultra-?think\b|\bthink (?:as hard as|the hardest)"),
-    (Level.COMPLEX, r"\bmega-?think\b|\bthink (?:harder|(?:really|very|super) hard|intensely)"),
-    (Level.MODERATE, r"\bthink (?:hard|deeply|more|a lot|carefully|about it carefully)\b"),
-    (
-        Level.SIMPLE,
-        r"\b(?:don.?t|do not|no need to) (?:over)?think|\b(?:no thinking|just quickly)\b",
-    ),
-)
 
 _CRITICAL_WORDS = (
     r"\b(?:critical|production outage|security|vulnerabilit\w+|data loss|race condition|deadlock)\b"
@@ -80,12 +71,6 @@ def keyword_level(prompt: str) -> Level:
         if re.search(pattern, text):
             return level
     return Level.SIMPLE
-
-
-def wished_level(prompt: str) -> Level | None:
-    """Return the level that the user asks for in words, None where none is asked for."""
-    text = prompt.lower()
-    return next((level for level, pattern in _WISHES if re.search(pattern, text)), None)
 
 
 def start_level(prompt: str, history: Predicted | None = None) -> Start:

@@ -10,7 +10,10 @@ does is said in llama.h and ggml.h of llama.cpp (https://github.com/ggml-org/lla
 
 import ctypes
 import logging
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,11 +45,16 @@ log = logging.getLogger(__name__)
 
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 
+_listeners: list[list[str]] = []
+
 
 def _pass_on(level: int, text: bytes, _data: object) -> None:
     said = text.decode("utf-8", "replace").strip()
     if said:
         log.log(_LEVELS.get(level, logging.DEBUG), "llama.cpp: %s", said)
+    if said and _LEVELS.get(level) == logging.ERROR:
+        for listener in _listeners:
+            listener.append(said)
 
 
 _passing_on: Any = L.llama_log_callback(_pass_on)
@@ -58,9 +66,41 @@ def start() -> None:
     L.llama_log_set(_passing_on, ctypes.c_void_p(0))
 
 
+@contextmanager
+def errors() -> Generator[list[str]]:
+    """Collect the errors that llama.cpp logs inside the block, one line each."""
+    found: list[str] = []
+    _listeners.append(found)
+    try:
+        yield found
+    finally:
+        _listeners[:] = [each for each in _listeners if each is not found]
+
+
+@contextmanager
+def printed() -> Generator[list[str]]:
+    """Collect what native code writes to stderr inside the block; the list is filled at its end.
+
+    llama.cpp's parser of grammars prints its reason instead of logging it.
+    """
+    found: list[str] = []
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                yield found
+            finally:
+                os.dup2(kept, 2)
+                file.seek(0)
+                found.append(file.read().decode("utf-8", "replace"))
+    finally:
+        os.close(kept)
+
+
 # ---------------------------------------------------------------- models
 def load_model(path: Path, *, gpu_layers: int, mmap: bool) -> Handle | None:
-    """Load a GGUF; None where it is not one that llama.cpp can run."""
+    """Load a GGUF; None where it is not one that llama.cpp can run, and `errors` has the reason."""
     params = L.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     params.load_mode = L.LLAMA_LOAD_MODE_MMAP if mmap else L.LLAMA_LOAD_MODE_NONE
@@ -124,6 +164,21 @@ def piece(vocab: Handle, token: int, *, special: bool) -> bytes:
         if n >= 0:
             return buffer.raw[:n]
         size = -n
+
+
+def is_special(vocab: Handle, token: int) -> bool:
+    """Say whether TOKEN is no text: a control token, or one of the user's that looks like one."""
+    kind = int(L.llama_vocab_get_attr(vocab, token))
+    if kind & L.LLAMA_TOKEN_ATTR_CONTROL:
+        return True
+    text = piece(vocab, token, special=True)
+    named = kind & L.LLAMA_TOKEN_ATTR_USER_DEFINED
+    return bool(named) and text.startswith(b"<") and text.endswith(b">")
+
+
+def tokenize_address() -> int:
+    """Return where `llama_tokenize` is, for libraries that call it themselves."""
+    return _address(L.llama_tokenize)
 
 
 def is_end(vocab: Handle, token: int) -> bool:

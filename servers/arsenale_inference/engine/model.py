@@ -1,6 +1,7 @@
 """A model of llama.cpp: its weights, its vocabulary and what its file says about it."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -50,17 +51,18 @@ class Model:
             mmap: Map the file: processes share its pages, and it is read when first used.
 
         Raises:
-            InvalidError: There is no such file, it is damaged, or llama.cpp does not know its
-                architecture.
+            InvalidError: There is no such file, or llama.cpp cannot load it. The error has its
+                reason and a remedy.
         """
         if not path.is_file():
             raise InvalidError(f"there is no model file {path}", hint="name a .gguf file")
         llama.start()
-        handle = llama.load_model(path, gpu_layers=gpu_layers, mmap=mmap)
+        with llama.errors() as reasons:
+            handle = llama.load_model(path, gpu_layers=gpu_layers, mmap=mmap)
         if not handle:
+            reason = load_reason(reasons)
             raise InvalidError(
-                f"llama.cpp cannot load {path.name}",
-                hint="the log says why; compare its checksum, then fetch it again",
+                f"llama.cpp cannot load {path.name} ({reason})", hint=load_hint(reason)
             )
         return cls(handle, on_gpu=gpu_layers != 0)
 
@@ -100,6 +102,49 @@ class Model:
         if self.handle:
             llama.free_model(self.handle)
             self.handle = 0
+
+
+_LOCATION = re.compile(r"^(\w+: )?(error loading model: )?(error loading model \w+: )?(\w+: )?")
+"""The functions of llama.cpp that an error passed through."""
+
+_EMPTY_WORDS = r"failed to (load model( from .*)?|read header)$"
+"""What llama.cpp adds to the reason at each level."""
+
+_REMEDIES = (
+    (
+        r"unknown (model architecture|pre-tokenizer)",
+        f"the llama.cpp of llama-cpp-python {llama.VERSION} does not know this kind of model: use "
+        "another model or a newer conversion of it, or update Arsenale",
+    ),
+    (r"key not found", "the file lacks this entry: convert the model again with all its files"),
+    (r"(load|open) GGUF (split|file)|split count|expected \d+ split",
+     "put all parts of the model (-00001-of-0000N.gguf) into one folder, under their own names"),
+    (r"first split", "register the first part of the model (-00001-of-0000N.gguf)"),
+    (r"endian", "use a little-endian conversion of the model"),
+    (r"no longer supported", "convert the model again with a current llama.cpp"),
+    (r"only supports up to version", "update Arsenale, or use an older conversion of the model"),
+    (r"magic", "this is not a GGUF model: check where the file came from, then fetch it again"),
+    (r"tensor '.*' (not found|has wrong)|missing tensor|wrong number of tensors",
+     "the file lacks a part of the model: fetch or convert it again"),
+    (r"alloc|out of memory|buffer",
+     "use a smaller quantisation, or free memory and try again"),
+)  # fmt: skip
+
+
+def load_reason(lines: Sequence[str]) -> str:
+    """Return why llama.cpp could not load a model, from the error LINES that it logged."""
+    told = [_LOCATION.sub("", line, count=1) for line in lines]
+    found = [line for line in dict.fromkeys(told) if line]
+    kept = [line for line in found if not re.match(_EMPTY_WORDS, line)]
+    return "; ".join(kept or found[:1]) or "it gives no reason"
+
+
+def load_hint(reason: str) -> str:
+    """Return what to do about REASON."""
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, reason):
+            return remedy
+    return "compare the file's checksum with its source, then fetch it again"
 
 
 def _info(handle: llama.Handle, vocab: llama.Handle) -> ModelInfo:

@@ -75,11 +75,16 @@ def random_weights(shape: Shape) -> dict[str, Floats]:
     }
 
 
-def write_model(path: Path, shape: Shape, weights: Mapping[str, Floats] | None = None) -> Path:
-    """Write a GGUF of SHAPE; WEIGHTS are random where none are given."""
+def write_model(
+    path: Path,
+    shape: Shape,
+    weights: Mapping[str, Floats] | None = None,
+    words: Sequence[str] = (),
+) -> Path:
+    """Write a GGUF of SHAPE whose vocabulary has WORDS; WEIGHTS are random where none are given."""
     writer: Any = gguf.GGUFWriter(str(path), "llama")
     _header(writer, shape)
-    _vocabulary(writer, shape.vocab)
+    _vocabulary(writer, shape.vocab, words)
     for norm in shape.norms():
         writer.add_tensor(norm, np.ones(shape.d, np.float32))
     if weights is None and shape.quantized:
@@ -108,9 +113,9 @@ def _header(writer: Any, shape: Shape) -> None:
     writer.add_chat_template("{{ messages }}")
 
 
-def _vocabulary(writer: Any, size: int) -> None:
-    """One token a printable ASCII character; the rest are words of control."""
-    letters = [chr(33 + i) for i in range(94)]
+def _vocabulary(writer: Any, size: int, words: Sequence[str]) -> None:
+    """One token a printable ASCII character and one a word; the rest are words of control."""
+    letters = [*(chr(33 + i) for i in range(94)), *words]
     control = ["<|im_end|>", *(f"<|{i}|>" for i in range(size - 1 - len(letters)))]
     kinds = gguf.TokenType
     writer.add_tokenizer_model("gpt2")

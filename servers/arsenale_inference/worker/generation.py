@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from arsenale_inference.engine.samplers import Sampler
 from arsenale_inference.messages import Finish, Finished, Generate, Stack
+from arsenale_inference.worker.echo import SCORED_ROWS, Echo
 from arsenale_inference.worker.steps import Turn
 from arsenale_inference.worker.text import Answer
 
@@ -26,6 +27,7 @@ class Generation:
         order: When it came, rising.
         deadline_s: On the clock of the worker.
         cached: How many tokens of the prompt were there already.
+        echo: The prompt on its way back, where the request asks for it.
     """
 
     request: Generate
@@ -38,6 +40,7 @@ class Generation:
     arrived_s: float
     deadline_s: float | None
     answer: Answer = field(default_factory=Answer)
+    echo: Echo | None = None
     sequence: int | None = None
     computed: int = 0
     cached: int = 0
@@ -60,13 +63,29 @@ class Generation:
         """Return how many tokens of the KV cache it has or is promised."""
         return len(self.tokens) + min(self.most - self.generated, RESERVED_TOKENS)
 
+    @property
+    def is_scored(self) -> bool:
+        """Say whether the tokens of its prompt are given back with their log-probabilities."""
+        return self.echo is not None and self.request.sampling.logprobs >= 0
+
+    def scored_rows(self, n: int) -> int:
+        """Return how many of the next N rows score a token of the prompt: the first ones."""
+        return max(0, min(n, self.prompt_tokens - 1 - self.computed)) if self.is_scored else 0
+
     def turn(self) -> Turn:
         """Return what it needs of the next step."""
         left = len(self.tokens) - self.computed
         generating = left == 1 and self.generated > 0
         return Turn(
-            waiting=0 if generating else left, priority=self.request.priority, order=self.order
-        )
+            waiting=0 if generating else left, priority=self.request.priority, order=self.order,
+            most=SCORED_ROWS if self.scored_rows(left) else None,
+        )  # fmt: skip
+
+    def wants(self, n: int) -> NDArray[np.bool_]:
+        """Return which of the next N rows need logits, shape `(n,)`."""
+        found = np.arange(n) < self.scored_rows(n)
+        found[-1] |= self.whole(n)
+        return found
 
     def rows(self, n: int) -> NDArray[np.int32]:
         """Return its next N tokens."""

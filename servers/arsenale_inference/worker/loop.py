@@ -17,6 +17,7 @@ from arsenale_core.errors import (
     UnavailableError,
 )
 from arsenale_core.lora import gguf_files
+from arsenale_inference.engine.constraints import Constraint, Constraints, enforced
 from arsenale_inference.engine.context import Aborted, Decoded, NoRoom
 from arsenale_inference.engine.engine import Engine
 from arsenale_inference.engine.samplers import Sampler
@@ -70,9 +71,10 @@ class Worker:
         self, engine: Engine, send: Callable[[Event], None], *, now: Callable[[], float], live: int
     ) -> None:
         self._engine, self._send, self._now, self._most_live = engine, send, now, live
-        self._inbox: queue.SimpleQueue[Request | _Read | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Request | _Read | _Constrained | None] = queue.SimpleQueue()
         self._places = Places(engine)
         self._saying = Saying(engine.model, send, now)
+        self._constraints = Constraints(engine.model)
         self._embeddings = Embeddings(engine)
         self._live: list[Generation] = []
         self._waiting: list[Generation] = []
@@ -88,6 +90,9 @@ class Worker:
         if isinstance(request, AddLayer):
             threading.Thread(target=self._read_layer, args=(request,), daemon=True).start()
             return
+        if isinstance(request, Generate) and request.schema is not None:
+            self._inbox.put(self._constrained(request, request.schema))
+            return
         self._inbox.put(request)
         if isinstance(request, Cancel) and request.id in self._prefilling:
             self._engine.context.abort.set()
@@ -99,6 +104,16 @@ class Worker:
         except ArsenaleError as exc:
             found = exc
         self._inbox.put(_Read(request, found))
+
+    def _constrained(self, request: Generate, schema: dict[str, Any]) -> "_Constrained":
+        """Compile SCHEMA while steps go on: a large one takes half a second."""
+        try:
+            return _Constrained(request, enforced(schema, self._constraints))
+        except ArsenaleError as exc:
+            return _Constrained(request, exc)
+        except Exception as exc:  # noqa: BLE001  # requests of others come through this thread
+            self._log.exception("a JSON schema cannot be compiled")
+            return _Constrained(request, UnavailableError(_CRASHED.format(type(exc).__name__)))
 
     # ------------------------------------------------------------ the loop
     def run(self) -> None:
@@ -134,12 +149,11 @@ class Worker:
                 return False
             self._take(request)
 
-    def _take(self, request: "Request | _Read") -> None:
+    def _take(self, request: "Request | _Read | _Constrained") -> None:
         try:
             match request:
-                case Generate():
-                    self._waiting.append(self._generation(request))
-                    self._waiting.sort(key=lambda g: (-g.request.priority, g.order))
+                case Generate() | _Constrained():
+                    self._wait(request)
                 case Cancel():
                     self._cancel(request.id)
                 case Embed():
@@ -160,13 +174,22 @@ class Worker:
             self._log.exception("a request cannot be done", kind=type(request).__name__)
             self._fail(request.id, UnavailableError(_CRASHED.format(type(exc).__name__)))
 
-    def _generation(self, request: Generate) -> Generation:
+    def _wait(self, request: "Generate | _Constrained") -> None:
+        if isinstance(request, Generate):
+            self._waiting.append(self._generation(request))
+        elif isinstance(request.found, ArsenaleError):
+            raise request.found
+        else:
+            self._waiting.append(self._generation(request.request, request.found))
+        self._waiting.sort(key=lambda g: (-g.request.priority, g.order))
+
+    def _generation(self, request: Generate, constraint: Constraint | None = None) -> Generation:
         stack = canonical(request.stack)
         known = self._engine.describe().layers
         for name, _ in stack:
             if name not in known:
                 raise NotFoundError("layer", name, hint="load it into this worker first")
-        if request.ignore_end and (request.grammar or request.schema):
+        if request.ignore_end and (request.grammar or request.schema is not None):
             raise InvalidError(
                 "an answer that ignores the end token cannot follow a grammar", hint="choose one"
             )
@@ -181,8 +204,11 @@ class Worker:
         now_s = self._now()
         return Generation(
             request=request, stack=stack, tokens=tokens, prompt_tokens=len(tokens), most=most,
-            sampler=Sampler(self._engine.model, request.sampling, prompts.grammar_of(request)),
+            sampler=Sampler(
+                self._engine.model, request.sampling, prompts.grammar_of(request), constraint
+            ),
             order=next(self._orders), arrived_s=now_s, answer=Answer(request.stop),
+            echo=self._saying.echo_of(request, tokens),
             deadline_s=None if request.deadline_s is None else now_s + request.deadline_s,
         )  # fmt: skip
 
@@ -239,6 +265,7 @@ class Worker:
                 cached_tokens=generation.cached,
             )
         )  # fmt: skip
+        self._saying.prompt(generation)
 
     # ------------------------------------------------------------ steps
     def _step(self) -> None:
@@ -273,16 +300,21 @@ class Worker:
         logits = iter(decoded.logits)
         for generation, n in parts:
             whole = generation.whole(n)
+            self._saying.scores(generation, itertools.islice(logits, generation.scored_rows(n)))
             generation.computed += n
             if not whole:
                 self._counts["prefilled"] += n
                 continue
+            row = next(logits)
             self._counts["prefilled"] += n - 1
             if generation.first_s is None:
                 generation.first_s, urgent = now_s, True
                 self._places.note(generation)
+            if generation.most == 0:
+                ended.append((generation, "length"))
+                continue
             try:
-                reason = self._saying.next(generation, next(logits))
+                reason = self._saying.next(generation, row)
             except ArsenaleError as exc:
                 self._remove(generation)
                 self._fail(generation.id, exc)
@@ -342,6 +374,13 @@ class Worker:
             step_s=self._step_s, rss_bytes=_rss_bytes(), layers=dict(info.layers),
             ways={way.name.lower(): n for way, n in info.steps.items()},
         )  # fmt: skip
+
+
+class _Constrained:
+    """A request with the constraint of its JSON schema, or why that cannot be enforced."""
+
+    def __init__(self, request: Generate, found: "Constraint | ArsenaleError") -> None:
+        self.request, self.found, self.id = request, found, request.id
 
 
 class _Read:

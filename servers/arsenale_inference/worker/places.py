@@ -15,11 +15,14 @@ class Places:
         self._prefixes = Prefixes(engine.options.context.sequences)
 
     def give(self, generation: Generation) -> None:
-        """Give GENERATION a sequence that holds as much of its prompt as can be had."""
+        """Give GENERATION a sequence that holds as much of its prompt as can be had.
+
+        A scored prompt is computed anew: the KV cache has no logits.
+        """
         context = self._engine.context
         tokens = np.array(generation.tokens, np.int32)
         share = None
-        if self._engine.model.info.one_kv_cache:
+        if self._engine.model.info.one_kv_cache and not generation.is_scored:
             share = self._prefixes.best(generation.stack, tokens)
         if share is not None and share.whole:
             generation.sequence = share.sequence

@@ -1,30 +1,24 @@
 """From a request to the tokens of its prompt and the grammar of its answer."""
 
-import datetime
-import json
-import re
-from functools import cache
-from typing import Any, cast
-
-import jinja2
-import jinja2.sandbox
 import numpy as np
 from numpy.typing import NDArray
 
 from arsenale_core.errors import InvalidError
 from arsenale_inference.engine.model import Model
 from arsenale_inference.messages import Generate
+from arsenale_inference.worker.templates import template_of
 
 LONGEST_PROMPT_CHARS = 8_000_000
 """A rendered prompt longer than this is refused before it is cut into tokens."""
 
-MOST_REPEATED = 1_000
-"""A count in a JSON schema becomes a rule as long as it; 10**9 took all memory."""
-
 DEEPEST_GRAMMAR = 500
 """llama.cpp's parser of grammars takes 10,000 and more; 200,000 crashed it."""
 
-_COUNTS = frozenset({"minItems", "maxItems", "minLength", "maxLength"})
+_SPECIAL = {
+    "bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown",
+    "sep_token": "seperator", "mask_token": "mask",
+}  # fmt: skip
+"""Names that templates use, with those of GGUF (`tokenizer.ggml.*_token_id`; its own spelling)."""
 
 
 def tokens_of(model: Model, request: Generate) -> NDArray[np.int32]:
@@ -57,29 +51,25 @@ def _checked(model: Model, tokens: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def _rendered(model: Model, request: Generate) -> str:
-    template = model.info.chat_template
-    if template is None:
+    text = model.info.chat_template
+    if text is None:
         raise InvalidError(
             "this model has no chat template", hint="use /v1/completions, or an instruct model"
         )
-    try:
-        said = _compiled(template).render(
-            messages=[dict(message) for message in request.messages or ()],
-            tools=[dict(tool) for tool in request.tools] or None,
-            add_generation_prompt=True,
-            bos_token=_special(model, "bos"),
-            eos_token=_special(model, "eos"),
-        )
-    except (
-        jinja2.TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError,
-        RecursionError,
-    ) as exc:  # fmt: skip
-        raise InvalidError(
-            f"the chat template refuses the messages ({exc})",
-            hint="check their roles, their order and their contents",
-        ) from exc
+    template, messages = template_of(text), request.messages or ()
+    said = template.render(
+        messages, request.tools, special=_special_tokens(model), more=request.template_kwargs
+    )
     _check_size(said)
     return said
+
+
+def _special_tokens(model: Model) -> dict[str, str]:
+    """Return the special tokens by the name that templates use."""
+    found = {name: _special(model, key) for name, key in _SPECIAL.items()}
+    return {
+        name: text for name, text in found.items() if text or name in ("bos_token", "eos_token")
+    }
 
 
 def _special(model: Model, which: str) -> str:
@@ -92,51 +82,6 @@ def _check_size(text: str) -> None:
         raise InvalidError(
             f"a prompt of {len(text):,} characters", hint=f"at most {LONGEST_PROMPT_CHARS:,}"
         )
-
-
-@cache
-def _compiled(template: str) -> jinja2.Template:
-    """Compile a template of a model file: it is a stranger's, so it runs in the sandbox."""
-    made = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    made.filters["tojson"] = _to_json
-    names: dict[str, Any] = made.globals
-    names.update(raise_exception=_refuse, strftime_now=_now)
-    try:
-        return made.from_string(template)
-    except jinja2.TemplateError as exc:
-        raise InvalidError(
-            f"the model's chat template cannot be read ({exc})", hint="use /v1/completions"
-        ) from exc
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(reason: str) -> None:
-    raise jinja2.TemplateError(reason)
-
-
-def _now(form: str) -> str:
-    return datetime.datetime.now(datetime.UTC).strftime(form)
-
-
-_UPPER = ("maxLength", "maxItems")
-
-
-def _followable(schema: Any) -> Any:
-    """Return SCHEMA without upper limits on lengths that a grammar cannot keep."""
-    if isinstance(schema, list):
-        return [_followable(each) for each in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: _followable(value)
-        for key, value in cast("dict[str, Any]", schema).items()
-        if not (key in _UPPER and isinstance(value, int) and value > MOST_REPEATED)
-    }
 
 
 def _shallow(grammar: str) -> str:
@@ -153,50 +98,10 @@ def _shallow(grammar: str) -> str:
     return grammar
 
 
-def _check_counts(schema: Any) -> None:
-    """Refuse a schema that says how often in numbers that become so many rules."""
-    match schema:
-        case dict():
-            for key, value in cast("dict[str, Any]", schema).items():
-                if key in _COUNTS and isinstance(value, int) and value > MOST_REPEATED:
-                    raise _too_often(f"{key} {value:,}")
-                if key == "pattern" and isinstance(value, str):
-                    _check_pattern(value)
-                _check_counts(value)
-        case list():
-            for each in cast("list[Any]", schema):
-                _check_counts(each)
-        case _:
-            pass
-
-
-def _check_pattern(pattern: str) -> None:
-    if any(int(number) > MOST_REPEATED for number in re.findall(r"\d+", pattern)):
-        raise _too_often("a repetition in a pattern")
-
-
-def _too_often(what: str) -> InvalidError:
-    return InvalidError(f"the JSON schema has {what}", hint=f"{MOST_REPEATED:,} at most")
-
-
 def grammar_of(request: Generate) -> str | None:
-    """Return the GBNF that the answer to REQUEST follows.
+    """Return the GBNF that the answer to REQUEST follows, if a caller gave one.
 
     Raises:
-        InvalidError: Its JSON schema cannot be followed.
+        InvalidError: Its parentheses are nested too deeply.
     """
-    if request.schema is None:
-        return None if request.grammar is None else _shallow(request.grammar)
-    from llama_cpp.llama_grammar import json_schema_to_gbnf  # noqa: PLC0415
-
-    schema = _followable(request.schema)
-    _check_counts(schema)
-    try:
-        return _shallow(json_schema_to_gbnf(json.dumps(schema)))
-    except (
-        AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError, re.error
-    ) as exc:  # fmt: skip
-        raise InvalidError(
-            f"the JSON schema cannot be followed ({type(exc).__name__}: {exc})",
-            hint="use the usual keywords: type, properties, required, items, enum, anyOf",
-        ) from exc
+    return _shallow(request.grammar) if request.grammar else None

@@ -38,4 +38,4 @@ def _next_rows(generations: Sequence[Generation]) -> Rows:
 def _rows_of(generation: Generation, n: int) -> Rows:
     assert generation.sequence is not None
     made = Rows.prompt(generation.rows(n), sequence=generation.sequence, start=generation.computed)
-    return made if generation.whole(n) else replace(made, wants=np.zeros(n, bool))
+    return replace(made, wants=generation.wants(n))

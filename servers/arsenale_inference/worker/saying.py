@@ -1,12 +1,13 @@
 """What generations say: the next token of each, as text that may be sent, on its way out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from arsenale_inference.engine import samplers
 from arsenale_inference.engine.model import Model
-from arsenale_inference.messages import Event, Finish, Piece, Pieces
+from arsenale_inference.messages import Event, Finish, Generate, Piece, Pieces
+from arsenale_inference.worker.echo import Echo, texts_of
 from arsenale_inference.worker.generation import Generation
 from arsenale_inference.worker.text import joined
 
@@ -53,7 +54,7 @@ class Saying:
         """Choose the next token of GENERATION and say it; return why it ends, if it does.
 
         Raises:
-            ArsenaleError: Its grammar allows no token.
+            ArsenaleError: Its grammar or JSON schema allows no token.
         """
         request = generation.request
         token = generation.sampler.choose(logits)
@@ -64,12 +65,31 @@ class Saying:
         said = generation.answer.add(self._bytes(token))
         shown = self._logprobs(logits, token, request.sampling.logprobs)
         reason: Finish | None = None
-        if generation.answer.stopped:
+        if generation.answer.stopped or generation.sampler.is_finished:
             reason = "stop"
         elif generation.generated >= generation.most:
             reason = "length"
         self._add(Piece(id=generation.id, text=said, tokens=(token,), logprobs=shown))
         return reason
+
+    def echo_of(self, request: Generate, tokens: Sequence[int]) -> Echo | None:
+        """Return the prompt of REQUEST on its way back, if that is asked for."""
+        if not request.echo:
+            return None
+        texts = texts_of(self._model, request, tokens)
+        return Echo(tokens, texts, request.sampling.logprobs, self._shown)
+
+    def prompt(self, generation: Generation) -> None:
+        """Say the text of the prompt of GENERATION, if it is given back."""
+        if generation.echo is not None:
+            self._add(Piece(id=generation.id, text=generation.echo.text, tokens=()))
+
+    def scores(self, generation: Generation, logits: Iterable[Any]) -> None:
+        """Say what LOGITS, the next rows of GENERATION, score of its prompt."""
+        if generation.echo is not None and generation.is_scored:
+            shown = tuple(generation.echo.scored(generation.computed, logits))
+            if shown:
+                self._add(Piece(id=generation.id, text="", tokens=(), logprobs=shown))
 
     def finish(self, generation: Generation) -> None:
         """Say what was held back of GENERATION, whatever it ends for, and send all that was said.

@@ -12,11 +12,13 @@ class Turn:
         waiting: Tokens of its prompt that are not computed; 0 while it generates.
         priority: 0 to 10; 10 goes first.
         order: When it came, rising.
+        most: So many rows of it in a step at most.
     """
 
     waiting: int
     priority: int
     order: int
+    most: int | None = None
 
 
 def plan(turns: Sequence[Turn], *, batch: int, budget: int) -> list[int]:
@@ -37,6 +39,7 @@ def plan(turns: Sequence[Turn], *, batch: int, budget: int) -> list[int]:
     left = min(room, max(budget, 1)) if generating else room
     prompts = [i for i, turn in enumerate(turns) if turn.waiting]
     for i in sorted(prompts, key=lambda i: (-turns[i].priority, turns[i].order)):
-        rows[i] = min(left, turns[i].waiting)
+        most = turns[i].most
+        rows[i] = min(left, turns[i].waiting, left if most is None else most)
         left -= rows[i]
     return rows

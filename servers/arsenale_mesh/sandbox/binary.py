@@ -5,6 +5,7 @@ from typing import Final
 
 from arsenale_core.errors import InvalidError
 from arsenale_mesh.receipts import Status
+from arsenale_mesh.sandbox.remedies import SEE_ABI
 
 MAGIC: Final = b"\0asm\1\0\0\0"
 """What a core module of version 1 begins with; a component begins otherwise."""
@@ -13,7 +14,7 @@ MAGIC: Final = b"\0asm\1\0\0\0"
 class RefusedError(InvalidError):
     """A module that is not compiled, or a call that is not made: STATUS says why."""
 
-    def __init__(self, status: Status, what: str, *, hint: str = "see ABI.md") -> None:
+    def __init__(self, status: Status, what: str, *, hint: str = SEE_ABI) -> None:
         super().__init__(what, hint=hint)
         self.status: Status = status
 
@@ -21,6 +22,12 @@ class RefusedError(InvalidError):
 def malformed(what: str) -> RefusedError:
     """Return the error of a module that breaks the format."""
     return RefusedError("invalid_module", f"the module is malformed: {what}")
+
+
+def unsupported(feature: str, status: Status = "invalid_module") -> RefusedError:
+    """Return the error of a module that is valid, but uses a feature that is off."""
+    what = f"the module uses {feature}, which is not supported"
+    return RefusedError(status, what, hint=f"compile without it; {SEE_ABI}")
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from wasmtime import Config, Engine, Module, WasmtimeError
 
-from arsenale_mesh.sandbox.binary import RefusedError
+from arsenale_mesh.sandbox import remedies
+from arsenale_mesh.sandbox.binary import RefusedError, unsupported
 from arsenale_mesh.sandbox.capi import ffi
 from arsenale_mesh.sandbox.kinds import OFF, RESERVATION_BYTES, WASM_STACK_BYTES, Kind
 
@@ -51,6 +52,8 @@ def compile_module(engine: Engine, module: bytes) -> Module:
         return Module(engine, module)
     except WasmtimeError as exc:
         said = str(exc).strip().splitlines()[-1][:300]
+        if feature := remedies.feature_in(said):
+            raise unsupported(feature) from exc
         raise RefusedError("invalid_module", f"the module does not compile: {said}") from exc
 
 

@@ -1,4 +1,4 @@
-"""What a guest may ask of its host: ten functions of WASI preview 1, all of them deterministic.
+"""What a guest may ask of its host: functions of WASI preview 1, all of them deterministic.
 
 The clock stands still, random numbers come from a seed, there are no arguments, no environment and
 no files; 0 is the input, 1 and 2 are captured. What else a module imports is refused.
@@ -18,7 +18,7 @@ from arsenale_mesh.sandbox.capi import ffi, pointer
 from arsenale_mesh.sandbox.imports import PARAMETERS, WASI
 from arsenale_mesh.sandbox.jobs import STDERR_BYTES
 
-SUCCESS, BADF, FAULT, INVAL, SPIPE = 0, 8, 21, 28, 70
+SUCCESS, BADF, FAULT, INVAL, NOTDIR, NOTSUP, SPIPE = 0, 8, 21, 28, 54, 58, 70
 """Error numbers of WASI preview 1 (`errno`)."""
 
 _STREAM = 2
@@ -26,6 +26,12 @@ _STREAM = 2
 
 MAX_VECTORS: Final = 1_024
 """Buffers in one read or write (IOV_MAX of Linux)."""
+
+_CLOCK, _FD_READ, _FD_WRITE = 0, 1, 2
+"""What a subscription of `poll_oneoff` waits for."""
+
+_SUBSCRIPTION: Final = struct.Struct("<QB7xI28x")
+_EVENT: Final = struct.Struct("<QHB5xQH6x")
 
 MAX_RANDOM_BYTES: Final = 1 << 20
 """In one call; a guest that wants more asks again, and pays for asking."""
@@ -150,6 +156,62 @@ class Host:
         said = struct.pack("<BxHxxxxQQ", _STREAM, 0, rights, 0)
         return SUCCESS if memory.write(at, said) else FAULT
 
+    def fd_fdstat_set_flags(self, _memory: Memory, fd: int, _flags: int) -> int:
+        """Take any flags: a stream neither waits nor appends."""
+        return SUCCESS if fd in (0, 1, 2) else BADF
+
+    def fd_filestat_get(self, memory: Memory, fd: int, at: int) -> int:
+        """Say that a stream is a character device without a size and a time."""
+        if fd not in (0, 1, 2):
+            return BADF
+        said = struct.pack("<QQB7xQQQQQ", 0, 0, _STREAM, 1, 0, 0, 0, 0)
+        return SUCCESS if memory.write(at, said) else FAULT
+
+    def fd_sync(self, _memory: Memory, fd: int) -> int:
+        """Do nothing: what is written is kept already."""
+        return SUCCESS if fd in (0, 1, 2) else BADF
+
+    def no_place(self, _memory: Memory, fd: int, *_given: int) -> int:
+        """Say that a stream has no places to read, write or stand at."""
+        return SPIPE if fd in (0, 1, 2) else BADF
+
+    def no_change(self, _memory: Memory, fd: int, *_given: int) -> int:
+        """Say that a stream cannot be changed so."""
+        return NOTSUP if fd in (0, 1, 2) else BADF
+
+    def no_folder(self, _memory: Memory, fd: int, *_given: int) -> int:
+        """Say that there are no folders, so that no path leads anywhere."""
+        return NOTDIR if fd in (0, 1, 2) else BADF
+
+    def path_symlink(self, memory: Memory, _old: int, _size: int, fd: int, *given: int) -> int:
+        """Say so again; its folder stands elsewhere."""
+        return self.no_folder(memory, fd, *given)
+
+    def sched_yield(self, _memory: Memory) -> int:
+        """Do nothing: there is one thread."""
+        return SUCCESS
+
+    def poll_oneoff(self, memory: Memory, waits: int, events: int, count: int, got: int) -> int:
+        """Report each event at once: streams are ready, and the clock stands still."""
+        if not 0 < count <= MAX_VECTORS:
+            return INVAL
+        data = memory.read(waits, _SUBSCRIPTION.size * count)
+        if data is None:
+            return FAULT
+        said = b"".join(self._event(*one) for one in _SUBSCRIPTION.iter_unpack(data))
+        written = memory.write(events, said) and memory.write(got, struct.pack("<I", count))
+        return SUCCESS if written else FAULT
+
+    def _event(self, mark: int, kind: int, fd: int) -> bytes:
+        if kind == _CLOCK:
+            return _EVENT.pack(mark, SUCCESS, kind, 0, 0)
+        if kind not in (_FD_READ, _FD_WRITE):
+            return _EVENT.pack(mark, INVAL, kind, 0, 0)
+        if fd not in ((0,) if kind == _FD_READ else (1, 2)):
+            return _EVENT.pack(mark, BADF, kind, 0, 0)
+        left = len(self.input) - self._read if kind == _FD_READ else 1
+        return _EVENT.pack(mark, SUCCESS, kind, left, int(left == 0))
+
     def fd_prestat_get(self, _memory: Memory, _fd: int, _at: int) -> int:
         """Say that there are no folders."""
         return BADF
@@ -168,8 +230,18 @@ class StoppedError(Exception):
     """The guest ends here; the host knows why."""
 
 
-_SAME: Final = {"environ_get": "args_get", "environ_sizes_get": "args_sizes_get"}
-"""There are as many variables as arguments: none."""
+_SAME: Final = {
+    "environ_get": "args_get", "environ_sizes_get": "args_sizes_get", "fd_datasync": "fd_sync",
+    "fd_advise": "no_place", "fd_allocate": "no_place", "fd_pread": "no_place",
+    "fd_pwrite": "no_place", "fd_tell": "no_place", "fd_fdstat_set_rights": "no_change",
+    "fd_filestat_set_size": "no_change", "fd_filestat_set_times": "no_change",
+    "fd_renumber": "no_change", "fd_readdir": "no_folder",
+} | {
+    name: "no_folder"
+    for name in PARAMETERS
+    if name.startswith("path_") and name != "path_symlink"
+}  # fmt: skip
+"""What is answered alike. There are as many variables as arguments, and as many folders: none."""
 
 
 def _spans(memory: Memory, vectors: int, count: int) -> list[tuple[int, int]] | None:

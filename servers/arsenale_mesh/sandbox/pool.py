@@ -26,6 +26,7 @@ from arsenale_mesh.sandbox.crew import Crew
 from arsenale_mesh.sandbox.imports import IMPORTS
 from arsenale_mesh.sandbox.jail import Layer, Layers
 from arsenale_mesh.sandbox.jobs import COMPILE_FUEL_PER_BYTE, STDERR_BYTES, Job, Outcome
+from arsenale_mesh.sandbox.joining import joined
 from arsenale_mesh.sandbox.kinds import Kind, engine_id
 from arsenale_mesh.sandbox.processes import GONE, WorkerProcess
 from arsenale_mesh.sandbox.scan import Bounds, Shape, scan
@@ -55,6 +56,10 @@ Begun: TypeAlias = Callable[[Callable[[], int]], None]
 """Is told that a guest begins, with what says the fuel it has burnt."""
 
 
+CODE_BYTES_A_S = 100_000
+"""Of code that a busy machine compiles in a second of CPU at least: Go's 1.5 MB take 9 s."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     """What a pool holds.
@@ -64,7 +69,8 @@ class Sizes:
         spares: Processes more that are kept ready, for when one has to be killed.
         grace_ms: After its wall time, until a guest that does not come back is killed.
         compilers: Modules that are compiled at once.
-        compile_s: CPU time a module may take to compile.
+        compile_s: CPU time a module may take to compile, and a second more for each CODE_BYTES_A_S
+            of its code, which it is billed for.
         code_bytes: Of machine code kept in memory.
     """
 
@@ -206,7 +212,8 @@ class Pool:
         shape = await to_thread.run_sync(scan, job.module, IMPORTS, Bounds())
         kind = Kind(backend=job.backend, canonical_nan=shape.floats)
         check(shape, job.function)  # before the price of compiling
-        code, ms = await self._code(kind, digest, job.module)
+        budget_s = self._sizes.compile_s + shape.code_bytes // CODE_BYTES_A_S
+        code, ms = await self._code(kind, digest, job.module, budget_s)
         made = _Ready(digest=digest, kind=kind, shape=shape, code=code, compile_ms=ms)
         self._remember(replace(made, compile_ms=0.0))
         return made
@@ -218,25 +225,29 @@ class Pool:
             (kind, digest), _ = self._kept.popitem(last=False)
             self._kinds.pop((kind.backend, digest), None)
 
-    async def _code(self, kind: Kind, digest: str, module: bytes) -> tuple[bytes, float]:
+    async def _code(
+        self, kind: Kind, digest: str, module: bytes, budget_s: int
+    ) -> tuple[bytes, float]:
         engine = f"{engine_id(kind.backend)}/{kind.canonical_nan}"
         if self._folder and (found := await to_thread.run_sync(self._folder.get, engine, digest)):
             return found, 0.0
-        code, ms = await self._compile(kind, module)
+        code, ms = await self._compile(kind, joined(module), budget_s)
         if self._folder:
             await to_thread.run_sync(self._folder.put, engine, digest, code)
         return code, ms
 
-    async def _compile(self, kind: Kind, module: bytes) -> tuple[bytes, float]:
+    async def _compile(self, kind: Kind, module: bytes, budget_s: int) -> tuple[bytes, float]:
         for _ in range(_COMPILES):
-            found = await self._try_compiling(kind, module)
+            found = await self._try_compiling(kind, module, budget_s)
             if found is not None:
                 return found
         raise RefusedError("worker_died", "whoever compiled it was killed, time and again")
 
-    async def _try_compiling(self, kind: Kind, module: bytes) -> tuple[bytes, float] | None:
+    async def _try_compiling(
+        self, kind: Kind, module: bytes, budget_s: int
+    ) -> tuple[bytes, float] | None:
         """Return the code, or nothing where somebody killed the compiler: that is not its fault."""
-        budget_s, code = self._sizes.compile_s, 0
+        code = 0
         head = {"op": "compile", "cpu_s": budget_s, **_plain(kind)}
         async with self._compilers.take() as worker:
             with anyio.move_on_after(4 * budget_s + 1):

@@ -90,7 +90,8 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     cursor = _Cursor(file, file.tell(), path)
     file.seek(0)
     if cursor.take(4) != MAGIC:
-        raise InvalidError(f"{path} is no GGUF file", hint="give a file that begins with GGUF")
+        file.seek(0)
+        raise InvalidError(f"{path} is no GGUF file", hint=_instead(file.read(9)))
     version = cursor.integer("I")
     if version not in VERSIONS:
         raise InvalidError(
@@ -216,3 +217,14 @@ def _placed(info: _Info, start: int, cursor: _Cursor) -> tuple[str, TensorPlace]
         raise cursor.broken(f"tensor {info.name!r} lies past the end of the file")
     place = TensorPlace(shape=info.shape, kind=kind, offset=offset, size_bytes=size_bytes)
     return info.name, place
+
+
+def _instead(start: bytes) -> str:
+    """Return what to do about a file that begins with START, nine bytes of it."""
+    if start[8:9] == b"{":  # safetensors: the length of a JSON object, and that
+        return "it is safetensors: give an adapter's folder as PEFT saved it, or convert a model"
+    if start.startswith(b"version "):
+        return "it is a pointer of Git LFS: fetch the file itself with `git lfs pull`"
+    if start.lstrip().startswith(b"<"):
+        return "it is a web page: log in where it came from, then fetch it again"
+    return "give a file that begins with GGUF"

@@ -3,6 +3,8 @@
 Pickled weights (`adapter_model.bin`) are refused: to open one is to run what its author wrote.
 """
 
+import codecs
+import json
 import math
 import re
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any, TypeAlias, cast
 
 import gguf
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors import deserialize as _untyped  # pyright: ignore[reportUnknownVariableType]
 
@@ -41,13 +43,37 @@ KEEP_THE_BASE = ("gaussian", "eva", "orthogonal")
 _deserialize = cast("Callable[[bytes], list[tuple[str, dict[str, Any]]]]", _untyped)
 
 _TENSOR = re.compile(
-    r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight$"
+    r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.(?P<adapter>[^.]+))?\.weight$"
 )
+"""PEFT leaves the adapter's name out when it saves; who saves a state dict himself does not."""
+
+_VISION = "language_model."
+"""What models with vision (Gemma 3, Qwen-VL) put around the layers that llama.cpp has."""
+
+HARMLESS = frozenset(
+    {
+        # where it is from, and how it was trained
+        "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_version",
+        "revision", "task_type", "unsloth_fixed",
+        # which modules have layers: the tensors say that themselves
+        "exclude_modules", "layers_pattern", "layers_to_transform", "rank_pattern",
+        "target_modules",
+        # options of what other fields turn on; those are checked
+        "corda_config", "ensure_weight_tying", "eva_config", "loftq_config", "lora_ga_config",
+        "megatron_config", "megatron_core", "qalora_group_size", "runtime_config",
+    }
+)  # fmt: skip
+"""Fields of PEFT 0.18's `LoraConfig` that do not change what a saved B @ A means."""
 
 
 class Config(BaseModel):
-    """The part of `adapter_config.json` that says how B @ A is to be added."""
+    """The part of `adapter_config.json` that says how B @ A is to be added.
 
+    Every other field is refused when it is set, unless it is one of `HARMLESS`: it may say that
+    B @ A is not all, or not always, what the adapter adds.
+    """
+
+    model_config = ConfigDict(extra="allow")
     peft_type: str
     r: int = Field(ge=1)
     lora_alpha: float = Field(allow_inf_nan=False)
@@ -59,6 +85,16 @@ class Config(BaseModel):
     alpha_pattern: dict[str, float] | None = None
     modules_to_save: list[str] | None = None
     init_lora_weights: bool | str | None = True
+    alora_invocation_tokens: list[int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        """Take a field that is null for one that is not there."""
+        if not isinstance(data, dict):
+            return data
+        given = cast("dict[str, Any]", data)
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def read_peft(folder: Path, base: Base) -> Adapter:
@@ -68,17 +104,18 @@ def read_peft(folder: Path, base: Base) -> Adapter:
     is multiplied by `sqrt(rank)`.
 
     Raises:
-        InvalidError: A file is damaged, too large or pickled; the adapter is no plain LoRA; or it
-            does not fit BASE. It names the tensor.
+        InvalidError: A file is damaged, too large or pickled; the adapter is not a plain LoRA of
+            PEFT; or it does not fit BASE. It names the field or the tensor.
         NotFoundError: FOLDER holds no adapter.
     """
+    _check_folder(folder)
     config = _config(folder)
     _check_plain(config, folder)
     halves = _halves(folder)
     names = gguf.get_tensor_name_map(_architecture(base), base.layers)
     factors: dict[str, Factors] = {}
     for module, half in halves.items():
-        name = names.get_name(module)
+        name = names.get_name(module.replace(_VISION, "", 1))
         if name is None:
             raise InvalidError(
                 f"{module}: llama.cpp has no such tensor in {base.architecture!r} "
@@ -108,8 +145,32 @@ def convert_peft(folder: Path, base: Base, path: Path, *, half: bool = False) ->
     return adapter
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse what is not the folder of an adapter, with what it is instead."""
+    if folder.is_file():
+        raise InvalidError(
+            f"{folder} is a file", hint=f"give its folder, which has {CONFIG} and {WEIGHTS}"
+        )
+    if not folder.is_dir() or (folder / CONFIG).exists():
+        return
+    inner = sorted(each.parent.name for each in folder.glob(f"*/{CONFIG}"))
+    if inner:
+        raise InvalidError(
+            f"{folder} has no {CONFIG}, but {len(inner)} of its folders have one",
+            hint=f"give one of them: {', '.join(inner[:5])}",
+        )
+    if (folder / WEIGHTS).exists():
+        raise InvalidError(f"{folder} has {WEIGHTS} without its {CONFIG}", hint="add that file")
+    if (folder / "config.json").exists():
+        raise InvalidError(
+            f"{folder} has a whole model, not an adapter",
+            hint="convert it to GGUF and register it with `arsenale models add`",
+        )
+
+
 def _config(folder: Path) -> Config:
-    raw = _bytes(folder / CONFIG, CONFIG_MAX_BYTES)
+    raw = _bytes(folder / CONFIG, CONFIG_MAX_BYTES).removeprefix(codecs.BOM_UTF8)
+    _check_not_mlx(raw, folder)
     try:
         return Config.model_validate_json(raw)
     except ValidationError as exc:
@@ -117,6 +178,19 @@ def _config(folder: Path) -> Config:
             f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)
         )
         raise InvalidError(f"{folder / CONFIG}: {wrong}", hint="save the adapter again") from None
+
+
+def _check_not_mlx(raw: bytes, folder: Path) -> None:
+    try:
+        found: Any = json.loads(raw)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(found, dict) and {"fine_tune_type", "lora_parameters"} & found.keys():
+        raise InvalidError(
+            f"{folder} is an adapter of MLX (`fine_tune_type`, `lora_parameters`), not of PEFT",
+            hint="merge it into its base (`mlx_lm.fuse`), convert the result to GGUF and register "
+            "it with `arsenale models add`; or train the adapter with PEFT",
+        )
 
 
 def _check_plain(config: Config, folder: Path) -> None:
@@ -129,8 +203,13 @@ def _check_plain(config: Config, folder: Path) -> None:
         "modules_to_save": bool(config.modules_to_save),
         "fan_in_fan_out": config.fan_in_fan_out,
         f"a base changed by {start!r}": isinstance(start, str) and start not in KEEP_THE_BASE,
+        "alora_invocation_tokens (aLoRA)": config.alora_invocation_tokens is not None,
     }
-    for what, there in refused.items():
+    unread = {
+        name: name not in HARMLESS and value not in (None, False, "", [], {})
+        for name, value in (config.model_extra or {}).items()
+    }
+    for what, there in (refused | unread).items():
         if there:
             raise InvalidError(
                 f"{folder}: adapters with {what} cannot be served",
@@ -154,6 +233,12 @@ def _halves(folder: Path) -> dict[str, Half]:
             f"{folder / PICKLE} is a pickle, which is never opened here",
             hint="save the adapter with save_pretrained(..., safe_serialization=True)",
         )
+    shards = sorted(each.name for each in folder.glob("adapter_model-*-of-*.safetensors"))
+    if shards and not (folder / WEIGHTS).exists():
+        raise InvalidError(
+            f"{folder} has its weights in {len(shards)} parts ({shards[0]} ...)",
+            hint="save it in one: model.save_pretrained(folder, max_shard_size='2GB')",
+        )
     raw = _bytes(folder / WEIGHTS, ADAPTER_MAX_BYTES)
     try:
         tensors = _deserialize(raw)
@@ -162,13 +247,21 @@ def _halves(folder: Path) -> dict[str, Half]:
             f"{folder / WEIGHTS} is no safetensors file ({exc})", hint="save the adapter again"
         ) from exc
     halves: dict[str, Half] = {}
+    adapters: set[str | None] = set()
     for name, tensor in tensors:
         found = _TENSOR.match(name)
         if found is None:
             raise InvalidError(
-                f"{name}: no LoRA matrix of a linear map", hint="train on linear maps only"
+                f"{name}: not PEFT's name of a LoRA matrix of a linear map "
+                "(base_model.model.MODULE.lora_A.weight)",
+                hint="train on linear maps only, and save with PEFT's save_pretrained",
             )
+        adapters.add(found["adapter"])
         halves.setdefault(found["module"], {})[found["half"]] = _numbers(name, tensor)
+    if len(adapters) > 1:
+        raise InvalidError(
+            f"{folder / WEIGHTS} has {len(adapters)} adapters", hint="save each in its own folder"
+        )
     if not halves:
         raise InvalidError(f"{folder / WEIGHTS} holds no tensors", hint="save the adapter again")
     return halves
