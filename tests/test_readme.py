@@ -67,6 +67,21 @@ def test_every_command_and_option_that_a_document_names_exists(path: Path) -> No
     assert [wrong for one in sorted(named(text)) if (wrong := fault(one))] == []
 
 
+SOURCES = [path for top in ("servers", "shared", "hooks", "examples")
+           for path in sorted((ROOT / top).rglob("*.py"))]  # fmt: skip
+
+
+def test_every_command_and_option_that_a_hint_or_a_help_text_names_exists() -> None:
+    wrong: dict[str, list[str]] = {}
+    for path in SOURCES:
+        # A text that is continued on the next line of source is one text.
+        text = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))
+        faults = [found for one in sorted(named(text)) if (found := fault(one))]
+        if faults:
+            wrong[str(path.relative_to(ROOT))] = faults
+    assert wrong == {}
+
+
 def test_commands_in_documents_are_found() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     wanted = {

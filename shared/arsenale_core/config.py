@@ -269,10 +269,10 @@ class Settings(BaseSettings):
                 f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)
             )
             raise InvalidError(
-                f"settings: {wrong}", hint=f"mend the variable {PREFIX}… or {file}"
+                f"settings: {wrong}", hint=f"correct {file} or the variable {PREFIX}..."
             ) from None
         except ValueError as exc:  # tomllib.TOMLDecodeError
-            raise InvalidError(f"{file}: {exc}", hint="mend the file or move it away") from exc
+            raise InvalidError(f"{file}: {exc}", hint="correct the file, or move it away") from exc
         except OSError as exc:
             raise InvalidError(f"{file}: {exc.strerror}", hint="make it readable") from exc
 

@@ -194,8 +194,11 @@ def test_a_setting_that_does_not_parse_is_one_line(arsenale: Run) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_server_names_those_there_are(arsenale: Run) -> None:
+def test_an_unknown_server_names_those_there_are_and_leaves_no_log(
+    arsenale: Run, home: Path
+) -> None:
     done = arsenale("serve", "nope")
+    assert not (home / "logs").exists()
     assert (
         done.returncode,
         "there are coordinator, genome, memory, mesh, telemetry" in done.stderr,
