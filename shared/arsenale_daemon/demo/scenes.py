@@ -59,6 +59,10 @@ async def reservation(stage: Stage) -> None:
     before = await stage.hook("guard.py", "PreToolUse", "session-of-ben", **edit)
     allowed = "refused" if before else "allowed"
     stage.tell("before", f"Agent ben wants to edit src/stock.py: {allowed}.")
+    await stage.call(
+        "coordinator", "check_in", session="session-of-ann", agent="ann", description="demo",
+        take=False,
+    )  # fmt: skip
     reserved = {"action": "reserve", "paths": ["src/stock.py"], "reason": "renaming price to cost"}
     await stage.call(
         "coordinator", "reserve_files", session="session-of-ann", agent="ann", **reserved
