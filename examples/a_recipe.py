@@ -1,13 +1,15 @@
 """A recipe asks telemetry, remembers what it found, and asks a person before it goes on.
 
-Whatever is killed meanwhile, it goes on where it was. Run it: `python examples/a_recipe.py`.
+It continues where it was, whichever process is killed.
+
+Run it: `python examples/a_recipe.py`. It needs Arsenale only, and uses a temporary home;
+`--home ~/.arsenale` uses yours.
 """
 
-import os
 from typing import Any
 
-import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client
+from running import run
 
 from arsenale_core.surface import Target
 
@@ -48,7 +50,4 @@ async def main(coordinator: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(
-        main,
-        StdioServerParameters(command="arsenale-stdio", args=["coordinator"], env=dict(os.environ)),
-    )
+    run(main, "coordinator")

@@ -1,14 +1,14 @@
-"""A stranger's code runs without harm, and what it said can be checked by anybody.
+"""Code from a stranger runs without harm, and anybody can check what it returned.
 
-Run it against the daemon: `python examples/a_sandboxed_task.py`.
+Run it: `python examples/a_sandboxed_task.py`. It needs Arsenale only, and uses a temporary home;
+`--home ~/.arsenale` uses yours.
 """
 
 import json
-import os
 from typing import Any
 
-import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client
+from running import run
 
 from arsenale_core.surface import Target
 
@@ -51,6 +51,4 @@ async def main(mesh: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(
-        main, StdioServerParameters(command="arsenale-stdio", args=["mesh"], env=dict(os.environ))
-    )
+    run(main, "mesh")

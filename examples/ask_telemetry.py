@@ -1,12 +1,11 @@
-"""Ask the telemetry server what a coding session cost.
+"""Ask the telemetry server which tool calls of your assistant took long.
 
-Run it against the daemon: `python examples/ask_telemetry.py`.
+Run it: `python examples/ask_telemetry.py --home ~/.arsenale`. It needs a home in which an
+assistant has worked; without `--home` it asks a temporary home, which is empty.
 """
 
-import os
-
-import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client
+from running import run
 
 from arsenale_core.surface import Target
 
@@ -26,7 +25,4 @@ async def main(telemetry: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(
-        main,
-        StdioServerParameters(command="arsenale-stdio", args=["telemetry"], env=dict(os.environ)),
-    )
+    run(main, "telemetry")

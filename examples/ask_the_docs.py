@@ -1,15 +1,15 @@
 """A persona answers from what it was given to read: this repository's own documentation.
 
-Run it: `python examples/ask_the_docs.py [MODEL]`. The built-in model is too small to say much about
-the notes that are found; one of yours (`arsenale models add`) does.
+Run it: `python examples/ask_the_docs.py`. It needs the inference engine (`arsenale inference
+install`), and uses a temporary home; `--home ~/.arsenale` uses yours. The built-in model is too
+small to say much about the notes that are found; `--base NAME` takes a model that `arsenale models
+add` added.
 """
 
-import os
-import sys
 from pathlib import Path
 
-import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client
+from running import run
 
 from arsenale_core.surface import Target
 
@@ -48,8 +48,4 @@ async def main(memory: Target, genome: Target, base: str = "tiny") -> None:
 
 
 if __name__ == "__main__":
-    memory, genome = (
-        StdioServerParameters(command="arsenale-stdio", args=[name], env=dict(os.environ))
-        for name in ("memory", "genome")
-    )
-    anyio.run(main, memory, genome, *sys.argv[1:2])
+    run(main, "memory", "genome", engine=True)

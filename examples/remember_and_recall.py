@@ -1,12 +1,11 @@
 """What one session remembers, the next one recalls.
 
-Run it against the daemon: `python examples/remember_and_recall.py`.
+Run it: `python examples/remember_and_recall.py`. It needs Arsenale only, and uses a temporary home;
+`--home ~/.arsenale` uses yours.
 """
 
-import os
-
-import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client
+from running import run
 
 from arsenale_core.surface import Target
 
@@ -26,6 +25,4 @@ async def main(memory: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(
-        main, StdioServerParameters(command="arsenale-stdio", args=["memory"], env=dict(os.environ))
-    )
+    run(main, "memory")

@@ -1,13 +1,14 @@
-"""Three agents share one repository: work in order, no two hands on one file, a word in between.
+"""Three agents share one repository: tasks in order, one agent a file, messages in between.
 
-Run it against the daemon: `python examples/three_agents.py`.
+Run it: `python examples/three_agents.py`. It needs Arsenale only, and uses a temporary home;
+`--home ~/.arsenale` uses yours.
 """
 
-import os
 from typing import Any
 
 import anyio
-from mcp import Client, StdioServerParameters
+from mcp import Client
+from running import run
 
 from arsenale_core.surface import Target
 
@@ -62,7 +63,4 @@ async def main(coordinator: Target) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(
-        main,
-        StdioServerParameters(command="arsenale-stdio", args=["coordinator"], env=dict(os.environ)),
-    )
+    run(main, "coordinator")

@@ -1,14 +1,13 @@
 """Two personas answer the same question, each in its way, from one base model in memory.
 
-Run it: `python examples/two_personas.py`. It takes the built-in model; `make inference` once.
+Run it: `python examples/two_personas.py`. It needs the inference engine (`arsenale inference
+install`), and uses a temporary home; `--home ~/.arsenale` uses yours.
 """
-
-from pathlib import Path
 
 import anyio
 import httpx2
+from running import run
 
-from arsenale_core import sidecar as inference
 from arsenale_core.sidecar import Address
 
 PERSONAS = {
@@ -42,6 +41,4 @@ async def main(sidecar: Address) -> None:
 
 
 if __name__ == "__main__":
-    from arsenale_core.config import Settings
-
-    anyio.run(main, inference.ensure(Path(Settings.read().home)))
+    run(main, "sidecar", engine=True)

@@ -17,7 +17,7 @@ HEAVY = {"torch", "transformers", "peft", "vllm", "llama_cpp"}
 
 SEAM = {"arsenale_core.surface", "arsenale_core.wire", "arsenale_core.peers",
         "arsenale_daemon.web", "arsenale_daemon.handshakes",
-        "arsenale_daemon.hosting", "arsenale_daemon.demo"}  # fmt: skip
+        "arsenale_daemon.hosting"}  # fmt: skip
 """Who may know the MCP SDK besides the servers' `server.py`: seam, transports, a client."""
 
 CLOCKS = {"arsenale_core.surface", "arsenale_core.boot", "arsenale_core.sidecar",

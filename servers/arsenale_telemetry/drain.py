@@ -77,6 +77,21 @@ class Drain:
             self._store_files(files)
         return len(files), busy
 
+    def catch_up(self) -> None:
+        """Store what waits, unless another process drains: then it does.
+
+        Raises:
+            UnavailableError: The store refused; the files wait.
+        """
+        lock = self._spool.lock()
+        if lock is None:
+            return
+        try:
+            while self.once()[0]:
+                pass
+        finally:
+            os.close(lock)
+
     def _store_files(self, files: list[Claimed]) -> None:
         events, counts = self._parse(files)
         try:

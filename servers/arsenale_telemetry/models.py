@@ -180,3 +180,26 @@ class Health(Lean):
     waiting_files: int
     waiting_bytes: int
     counters: dict[str, int]
+
+
+class SessionLine(Lean):
+    """One session in a list; its figures are of the whole session."""
+
+    session: str
+    host: str
+    project: str
+    started: str
+    last_seen: str
+    seconds: float = Field(description="From its first event to its last one.")
+    calls: int
+    errors: int
+    prompts: int
+
+
+class SessionList(Lean):
+    """Sessions seen in a span, newest first."""
+
+    span: Span
+    sessions: list[SessionLine]
+    more: int = 0
+    hint: str = ""

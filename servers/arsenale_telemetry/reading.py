@@ -133,6 +133,23 @@ def sessions(db: sa.Connection, window: Window, limit: int, offset: int) -> list
     return rows
 
 
+def latest_sessions(
+    db: sa.Connection, scope: Scope, limit: int
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many sessions were seen in SCOPE, and the LIMIT newest, with their projects."""
+    c = t.session.c
+    query = (
+        sa.select(t.session, t.project.c.path.label("project"))
+        .join(t.project, t.project.c.id == c.project_id)
+        .where(c.last_us >= scope.window.start_us)
+    )
+    if scope.project is not None:
+        query = query.where(t.project.c.path == scope.project)
+    total = sa.select(sa.func.count()).select_from(query.subquery())
+    newest = query.order_by(c.first_us.desc(), c.id.desc()).limit(limit)
+    return db.execute(total).scalar_one(), _rows(db, newest)
+
+
 def session_count(db: sa.Connection, window: Window) -> int:
     """Return how many sessions were seen in WINDOW."""
     seen = t.session.c.last_us >= window.start_us
@@ -184,9 +201,15 @@ def repeated(
     return _rows(db, query)
 
 
-def unfinished(db: sa.Connection, window: Window, limit: int) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many calls began in WINDOW without an end, and the oldest LIMIT of them."""
-    open_calls = t.call.c.status.is_(None) & (t.call.c.started_us >= window.start_us)
+def unfinished(db: sa.Connection, scope: Scope, limit: int) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many calls began in SCOPE without an end, and the oldest LIMIT of them."""
+    open_calls = t.call.c.status.is_(None) & (t.call.c.started_us >= scope.window.start_us)
+    if scope.tool is not None:
+        tools = sa.select(t.tool.c.id).where(t.tool.c.name == scope.tool)
+        open_calls &= t.call.c.tool_id.in_(tools)
+    if scope.project is not None:
+        projects = sa.select(t.project.c.id).where(t.project.c.path == scope.project)
+        open_calls &= t.call.c.project_id.in_(projects)
     n = db.execute(sa.select(sa.func.count()).select_from(t.call).where(open_calls)).scalar_one()
     query = (
         sa.select(t.call.c.started_us, t.call.c.subject, t.tool.c.name.label("tool"))
@@ -263,17 +286,23 @@ def timeline(
 _CALL_KINDS = ("PreToolUse", "PostToolUse", "PostToolUseFailure")
 
 
+EVERYTHING = Window(label="all", grain=t.EVER, period=0, start_us=0, end_us=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
     """What a search asks for; `None` asks nothing."""
 
-    window: Window
+    window: Window = EVERYTHING
     text: str | None = None
     kind: str | None = None
     tool: str | None = None
     status: str | None = None
     session: str | None = None
     before: tuple[int, int] | None = None
+    after: int | None = None
+    until: int | None = None
+    """Only events whose ids, which count in the order of storing, lie above `after`, up to this."""
 
 
 def search(db: sa.Connection, wanted: EventFilter, limit: int) -> list[dict[str, Any]]:
@@ -296,6 +325,10 @@ def search(db: sa.Connection, wanted: EventFilter, limit: int) -> list[dict[str,
         query = query.where(sa.or_(*fits))
     if wanted.before is not None:
         query = query.where(sa.tuple_(c.at_us, c.id) < wanted.before)
+    if wanted.after is not None:
+        query = query.where(c.id > wanted.after)
+    if wanted.until is not None:
+        query = query.where(c.id <= wanted.until)
     for column, value in ((c.kind, wanted.kind), (c.status, wanted.status)):
         query = query if value is None else query.where(column == value)
     if wanted.tool:
@@ -303,6 +336,11 @@ def search(db: sa.Connection, wanted: EventFilter, limit: int) -> list[dict[str,
     if wanted.session:
         query = query.where(t.session.c.name.startswith(wanted.session, autoescape=True))
     return _rows(db, query.order_by(c.at_us.desc(), c.id.desc()).limit(limit))
+
+
+def last_event_id(db: sa.Connection) -> int:
+    """Return the id of the event stored last; 0 in an empty store."""
+    return db.execute(sa.select(sa.func.coalesce(sa.func.max(t.event.c.id), 0))).scalar_one()
 
 
 def last_event_us(db: sa.Connection) -> int | None:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal, TypeAlias
-from zoneinfo import ZoneInfo
 
 import anyio
 from mcp.server import MCPServer
@@ -13,7 +12,6 @@ from pydantic import Field
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.surface import READS, Runtime, ServerSpec, resource, surface, tool
-from arsenale_telemetry.drain import Drain
 from arsenale_telemetry.exposition import TelemetryCollector
 from arsenale_telemetry.models import (
     BottleneckReport,
@@ -24,11 +22,9 @@ from arsenale_telemetry.models import (
     SessionTimeline,
     UsageReport,
 )
-from arsenale_telemetry.normalise import Capture
+from arsenale_telemetry.opening import opened
 from arsenale_telemetry.rollup import Days
 from arsenale_telemetry.service import Telemetry
-from arsenale_telemetry.spool import Spool
-from arsenale_telemetry.store import TelemetryStore
 
 INSTRUCTIONS = """\
 What the assistant's own tool calls cost, from hooks: usage, latency, errors, bottlenecks, sessions.
@@ -143,31 +139,13 @@ async def search_events(
 @asynccontextmanager
 async def open_telemetry(runtime: Runtime) -> AsyncGenerator[Telemetry]:
     """Open the store and the spool, and drain while they are open."""
-    settings = runtime.settings
-    zone = ZoneInfo(settings.timezone) if settings.timezone else None
-    with TelemetryStore(settings.database_url or settings.home, zone) as store:
-        spool = Spool(settings.home / "spool")
-        drain = Drain(
-            spool,
-            store,
-            capture=Capture(level=settings.capture, max_body_bytes=settings.capture_max_bytes),
-            max_bytes=settings.spool_max_bytes,
-            step_ms=settings.drain_step_ms,
-            now=runtime.now,
-        )
-        telemetry = Telemetry(
-            store=store,
-            spool=spool,
-            drain=drain,
-            zone=zone,
-            retention_days=settings.retention_days,
-            now=runtime.now,
-        )
-        collector = TelemetryCollector(store, spool, Days(zone), runtime.now)
+    with opened(runtime.settings, runtime.now) as telemetry:
+        days = Days(telemetry.zone)
+        collector = TelemetryCollector(telemetry.store, telemetry.spool, days, runtime.now)
         runtime.registry.register(collector)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(drain.run)
+                tasks.start_soon(telemetry.drain.run)
                 tasks.start_soon(_keep_retention, telemetry)
                 yield telemetry
                 tasks.cancel_scope.cancel()

@@ -1,8 +1,9 @@
 """What the telemetry server does, apart from how it is asked."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, tzinfo
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -22,6 +23,8 @@ from arsenale_telemetry.models import (
     HotArgument,
     LatencyReport,
     LatencyRow,
+    SessionLine,
+    SessionList,
     SessionTimeline,
     SlowCall,
     Span,
@@ -40,6 +43,9 @@ EMPTY_HINT = (
     "call a tool; `arsenale doctor` says what is missing."
 )
 NOTHING_HINT = "Nothing fits in this span: widen `since` (7d, 30d, all) or drop a filter."
+
+NEWS_AT_ONCE = 10_000
+"""Events that a follower gets at most in one look; of more only the newest."""
 
 REPEATS_AMONG = 20_000
 """Hot arguments are looked for among so many of the newest calls of the span."""
@@ -78,9 +84,17 @@ class Telemetry:
         scope = reading.Scope(window=self._window(since), tool=tool, project=project)
         return await to_thread.run_sync(self._latency, scope, by, slowest)
 
-    async def bottlenecks(self, since: str, limit: int) -> BottleneckReport:
+    async def bottlenecks(
+        self, since: str, limit: int, project: str | None = None
+    ) -> BottleneckReport:
         """Report what costs time, with the figures that show it."""
-        return await to_thread.run_sync(self._bottlenecks, self._window(since), limit)
+        scope = reading.Scope(window=self._window(since), project=project)
+        return await to_thread.run_sync(self._bottlenecks, scope, limit)
+
+    async def sessions(self, since: str, project: str | None, limit: int) -> SessionList:
+        """List the sessions seen since then, newest first."""
+        scope = reading.Scope(window=self._window(since), project=project)
+        return await to_thread.run_sync(self._sessions, scope, limit)
 
     async def timeline(
         self, session: str, *, detail: Detail, limit: int, offset: int
@@ -116,6 +130,17 @@ class Telemetry:
             before=_cursor(before) if before else None,
         )
         return await to_thread.run_sync(self._search, wanted, detail, limit)
+
+    async def recent(
+        self, since: str, wanted: reading.EventFilter, limit: int
+    ) -> tuple[int, FoundEvents]:
+        """Return a mark for `news`, and the newest LIMIT events before it that fit."""
+        filter = replace(wanted, window=self._window(since))
+        return await to_thread.run_sync(self._recent, filter, limit)
+
+    async def news(self, mark: int, wanted: reading.EventFilter) -> tuple[int, list[FoundEvent]]:
+        """Return a new mark, and the events stored between MARK and it that fit, oldest first."""
+        return await to_thread.run_sync(self._news, mark, wanted)
 
     async def health(self) -> Health:
         """Report whether events arrive, and what was lost on the way."""
@@ -180,7 +205,7 @@ class Telemetry:
             groups = reading.groups(db, scope, by, buckets=True)
             slow = reading.slowest(db, scope, slowest) if slowest else []
             hot = reading.repeated(db, scope, slowest, REPEATS_AMONG) if slowest else []
-            unfinished, _ = reading.unfinished(db, scope.window, 0)
+            unfinished, _ = reading.unfinished(db, scope, 0)
             hint = None if groups else self._hint(db)
         groups.sort(key=lambda group: (-group.total_us, group.name))
         return LatencyReport(
@@ -203,19 +228,18 @@ class Telemetry:
             hint=hint,
         )
 
-    def _bottlenecks(self, window: Window, limit: int) -> BottleneckReport:
-        scope = reading.Scope(window=window)
+    def _bottlenecks(self, scope: reading.Scope, limit: int) -> BottleneckReport:
         with self.store.reading() as db:
             tools = reading.groups(db, scope, "tool", buckets=True)
             repeated = reading.repeated(db, scope, limit, REPEATS_AMONG, in_session=True)
-            unfinished = reading.unfinished(db, window, 20)
+            unfinished = reading.unfinished(db, scope, 20)
             hint = None if tools else self._hint(db)
         found = bottlenecks.find(tools, repeated, unfinished)[:limit]
         if tools and not found:
             hint = (
                 "No rule fired: no tool dominates, fails often, repeats itself or has a slow tail."
             )
-        return BottleneckReport(span=self._span(window), bottlenecks=found, hint=hint)
+        return BottleneckReport(span=self._span(scope.window), bottlenecks=found, hint=hint)
 
     def _timeline(self, session: str, detail: Detail, limit: int, offset: int) -> SessionTimeline:
         with self.store.reading() as db:
@@ -251,6 +275,32 @@ class Telemetry:
             next_before=f"{page[-1]['at_us']}:{page[-1]['id']}" if len(rows) > limit else None,
             hint=hint,
         )
+
+    def _sessions(self, scope: reading.Scope, limit: int) -> SessionList:
+        with self.store.reading() as db:
+            total, rows = reading.latest_sessions(db, scope, limit)
+            hint = "" if rows else self._hint(db)
+        return SessionList(
+            span=self._span(scope.window),
+            sessions=[_session_line(row) for row in rows],
+            more=max(0, total - limit),
+            hint=hint,
+        )
+
+    def _recent(self, wanted: reading.EventFilter, limit: int) -> tuple[int, FoundEvents]:
+        with self.store.reading() as db:
+            mark = reading.last_event_id(db)
+            rows = reading.search(db, replace(wanted, until=mark), limit)
+            hint = None if rows else self._hint(db)
+        events = [_found_event(row, "concise") for row in rows]
+        return mark, FoundEvents(span=self._span(wanted.window), events=events, hint=hint)
+
+    def _news(self, mark: int, wanted: reading.EventFilter) -> tuple[int, list[FoundEvent]]:
+        with self.store.reading() as db:
+            rows = reading.search(db, replace(wanted, after=mark), NEWS_AT_ONCE)
+        rows.sort(key=itemgetter("id"))
+        newest = rows[-1]["id"] if rows else mark
+        return newest, [_found_event(row, "concise") for row in rows]
 
     def _health(self) -> Health:
         files, size = self.spool.waiting()
@@ -310,6 +360,20 @@ def _session_row(row: Mapping[str, Any]) -> UsageRow:
         total_ms=_ms(row["total_us"] or 0),
         mean_ms=_ms((row["total_us"] or 0) / calls) if calls else None,
         max_ms=_ms(row["max_us"] or 0),
+    )
+
+
+def _session_line(row: Mapping[str, Any]) -> SessionLine:
+    return SessionLine(
+        session=row["name"],
+        host=row["host"],
+        project=row["project"],
+        started=iso(row["first_us"]),
+        last_seen=iso(row["last_us"]),
+        seconds=round((row["last_us"] - row["first_us"]) / 1e6, 1),
+        calls=row["calls"],
+        errors=row["errors"],
+        prompts=row["prompts"],
     )
 
 

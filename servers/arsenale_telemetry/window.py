@@ -74,7 +74,7 @@ def _start(since: str, end: datetime) -> datetime:
     try:
         moment = datetime.fromisoformat(since.upper())
     except ValueError:
-        raise InvalidError(f"since={since!r} is no span of time", hint=_HINT) from None
+        raise InvalidError(f"invalid time span since={since!r}", hint=_HINT) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=end.tzinfo)
 
 

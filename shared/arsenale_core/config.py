@@ -5,6 +5,7 @@ import nothing of ours, read `ARSENALE_HOME` by themselves).
 """
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
@@ -268,10 +269,10 @@ class Settings(BaseSettings):
                 f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)
             )
             raise InvalidError(
-                f"settings: {wrong}", hint=f"mend the variable {PREFIX}… or {file}"
+                f"settings: {wrong}", hint=f"correct {file} or the variable {PREFIX}..."
             ) from None
         except ValueError as exc:  # tomllib.TOMLDecodeError
-            raise InvalidError(f"{file}: {exc}", hint="mend the file or move it away") from exc
+            raise InvalidError(f"{file}: {exc}", hint="correct the file, or move it away") from exc
         except OSError as exc:
             raise InvalidError(f"{file}: {exc.strerror}", hint="make it readable") from exc
 
@@ -280,6 +281,12 @@ def forget_environment() -> None:
     """Take every `ARSENALE_*` out of our environment: for what must touch no real data."""
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
+
+
+def use_temporary_folder(folder: Path) -> None:
+    """Let this process and those that it starts make their temporary files in FOLDER."""
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = str(folder)
 
 
 def one_thread_for_math() -> None:

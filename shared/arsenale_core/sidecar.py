@@ -37,7 +37,7 @@ CATALOGUE = "models.json"
 BUILT_IN_BASES = ("tiny",)
 """Base models that come with the suite; a test holds them to the sidecar's own list."""
 
-ADD_MODEL = "add one with `arsenale inference models add FILE.gguf --name NAME`"
+ADD_MODEL = "add one with `arsenale models add FILE.gguf --name NAME`"
 
 
 def base_models(home: Path) -> list[str]:
@@ -88,7 +88,8 @@ def ensure(home: Path, wait: Callable[[float], None] = time.sleep) -> Address:
         child = _spawn(home)
     except OSError as exc:
         raise UnavailableError(
-            f"the inference sidecar cannot be started ({exc})", hint="is ARSENALE_HOME writable?"
+            f"the inference sidecar cannot be started ({exc})",
+            hint="run `arsenale doctor`: is ARSENALE_HOME writable?",
         ) from exc
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
@@ -105,7 +106,9 @@ def ensure(home: Path, wait: Callable[[float], None] = time.sleep) -> Address:
             case _:
                 break
         wait(POLL_S)
-    raise UnavailableError("the inference sidecar does not start", hint=f"see {_err_file(home)}")
+    raise UnavailableError(
+        "the inference sidecar does not start", hint="run `arsenale logs inference`"
+    )
 
 
 def stop(home: Path, wait: Callable[[float], None] = time.sleep) -> bool:
@@ -122,11 +125,15 @@ def stop(home: Path, wait: Callable[[float], None] = time.sleep) -> bool:
             f"{found.url}/admin/stop", headers=found.headers, timeout=STOP_S, trust_env=False
         )
     except httpx2.HTTPError as exc:
-        raise UnavailableError("the sidecar does not answer", hint=f"kill {found.pid}") from exc
+        raise UnavailableError(
+            "the sidecar does not answer", hint=f"end it with `kill {found.pid}`"
+        ) from exc
     deadline = time.monotonic() + STOP_S
     while locks.is_held(home / "run" / "inference.lock"):
         if time.monotonic() > deadline:
-            raise UnavailableError("the sidecar does not end", hint=f"kill {found.pid}")
+            raise UnavailableError(
+                "the sidecar does not end", hint=f"end it with `kill {found.pid}`"
+            )
         wait(POLL_S)
     return True
 

@@ -317,7 +317,7 @@ def _translated() -> Generator[None]:
     except OperationalError as exc:
         raise UnavailableError(
             f"the database does not answer ({str(exc.orig).splitlines()[0]})",
-            hint="see `arsenale doctor` for disk space, permissions and the server",
+            hint="run `arsenale doctor`: it checks disk space, permissions and the server",
         ) from exc
     except DataError as exc:
         raise _unfit(exc.orig or exc) from exc

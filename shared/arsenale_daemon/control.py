@@ -60,7 +60,7 @@ def down(home: Path) -> bool:
     while locks.is_held(paths.daemon_lock(home)):
         if time.monotonic() > deadline:
             pid = answered["pid"] if answered else "its pid"
-            raise UnavailableError("the daemon does not end", hint=f"kill {pid}")
+            raise UnavailableError("the daemon does not end", hint=f"end it with `kill {pid}`")
         time.sleep(0.02)
     return True
 
@@ -75,7 +75,8 @@ def _ask(connection: socket.socket, command: str) -> dict[str, Any] | None:
         return None  # it was just ending
     except OSError as exc:
         raise UnavailableError(
-            "the daemon runs but does not answer", hint="see `arsenale logs`, then end it by pid"
+            "the daemon runs but does not answer",
+            hint="read `arsenale logs`; its pid is in run/daemon.json, to end it with `kill`",
         ) from exc
     return json.loads(line) if line else None
 

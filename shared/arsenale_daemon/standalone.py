@@ -22,6 +22,7 @@ def serve(name: str, transport: Transport, settings: Settings) -> None:
         NotFoundError: No such server is installed.
         UnavailableError: The home or the port cannot be had.
     """
+    discovery.load(name)  # a name of no server makes no log
     logs.configure(settings.log_level, file=settings.home / "logs" / f"{name}.log")
     anyio.run(_serve, name, transport, settings)
 
@@ -38,7 +39,7 @@ async def _serve(name: str, transport: Transport, settings: Settings) -> None:
             bound = web.bind(settings.http_host, settings.http_port)
         except OSError as exc:
             raise UnavailableError(
-                f"port {settings.http_port}: {exc.strerror}", hint="set ARSENALE_HTTP_PORT=0"
+                f"port {settings.http_port}: {exc.strerror}", hint="add --port 0 for a free one"
             ) from exc
         path = "sse" if transport == "sse" else "mcp"
         address = f"http://{settings.http_host}:{bound.getsockname()[1]}/{name}/{path}"

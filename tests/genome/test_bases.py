@@ -32,7 +32,7 @@ async def test_a_genome_on_a_base_model_that_does_not_exist_is_refused_with_thos
 ) -> None:
     text = await refusal("create_genome", name="g", base=base)
     assert f"no base model {base!r}: there are tiny; add one with" in text
-    assert "arsenale inference models add" in text
+    assert "arsenale models add" in text
     assert (await call("create_genome", name="g", base="tiny"))["base"] == "tiny"
 
 

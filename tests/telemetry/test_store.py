@@ -75,7 +75,7 @@ def test_a_start_without_an_end_is_reported_as_unfinished(
 ) -> None:
     store.add([event(call="a")])
     with store.reading() as db:
-        count, [oldest] = reading.unfinished(db, parse("all", NOON, None), 5)
+        count, [oldest] = reading.unfinished(db, reading.Scope(window=parse("all", NOON, None)), 5)
     assert (count, oldest["tool"], oldest["subject"]) == (1, "Bash", "make test")
 
 

