@@ -21,6 +21,12 @@ BEFORE_US = "pre-commit.before-arsenale"
 MARK = "# Begin of what `arsenale guard on --git` wrote; `arsenale guard off` takes it out."
 END = "# End of what `arsenale guard on --git` wrote."
 
+REFUSED = 100
+"""What `guard.py --git` exits with to refuse a commit. Any other status lets it pass: Python and
+the shell have their own for a script or an interpreter that is missing."""
+
+GONE = "cannot run, nobody checked this commit; `arsenale guard off --git` removes the guard"
+
 _SHELL = re.compile(r"#!.*\b(?:sh|bash|dash|ksh|zsh)\b.*")
 _BLOCK = re.compile(rf"^{re.escape(MARK)}\n.*?^{re.escape(END)}\n", re.MULTILINE | re.DOTALL)
 
@@ -139,13 +145,16 @@ def _block(install: Install, *, closed: bool) -> str:
     guard = install.hook.with_name(GUARD)
     words = [install.python, "-I", "-S", str(guard), "--git", *(["--closed"] if closed else [])]
     command = shlex.join([*words, str(install.relay.parent.parent), str(install.home)])
-    broken = "exit 1" if closed else 'echo "arsenale guard: it is gone; nobody checked" >&2'
     return f"""{MARK}
-if [ -e {shlex.quote(str(guard))} ]; then
-    {command} || exit 1
-else
-    {broken}
+arsenale_guard=127
+if [ -f {shlex.quote(str(guard))} ]; then
+    {command} && arsenale_guard=0 || arsenale_guard=$?
 fi
+case $arsenale_guard in
+0) ;;
+{REFUSED}) exit 1 ;;
+*) echo "arsenale guard: {GONE}" >&2 ;;
+esac
 {END}
 """
 

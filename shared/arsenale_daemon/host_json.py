@@ -78,6 +78,22 @@ def hooks(path: Path, before: str | None, style: Style, wanted: Entries, ours: O
     return before if before and after and says_the_same(before, after) else after
 
 
+def handlers(path: Path, text: str | None) -> list[Json]:
+    """Return every handler of a hook file, whatever its event.
+
+    Raises:
+        InvalidError: The file is no JSON object, or its hooks have another shape.
+    """
+    found: list[Json] = []
+    for groups in _object(path, _parse(path, text), "hooks").values():
+        for group in cast("list[object]", groups) if isinstance(groups, list) else []:
+            if isinstance(group, dict):
+                inner = cast("Json", group).get("hooks")
+                each = cast("list[object]", inner if isinstance(inner, list) else [group])
+                found += [cast("Json", one) for one in each if isinstance(one, dict)]
+    return found
+
+
 def _place(groups: list[Any], kept: list[Any]) -> int:
     """Return where in KEPT the first group stood that is not there any more."""
     same = (i for i, (one, other) in enumerate(zip(groups, kept, strict=False)) if one != other)
