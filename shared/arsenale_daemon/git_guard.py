@@ -7,11 +7,11 @@ A hook that is a shell script gets our lines after its first: some look at their
 import os
 import re
 import shlex
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from arsenale_core.errors import ConflictError, InvalidError, UnavailableError
+from arsenale_daemon.checkout import git
 from arsenale_daemon.host_config import FileChange
 from arsenale_daemon.host_entries import GUARD, GuardMode, Install
 
@@ -161,9 +161,9 @@ esac
 
 def note(hook: Path, project: Path) -> str:
     """Say what is unusual about where git keeps its hooks for PROJECT; empty for the usual."""
-    if not _git(project, "config", "core.hooksPath"):
+    if not git(project, "config", "core.hooksPath"):
         return ""
-    top = _git(project, "rev-parse", "--show-toplevel")
+    top = git(project, "rev-parse", "--show-toplevel")
     if top and hook.is_relative_to(top):
         return f"{hook} lies in the checkout: do not commit it, it names paths of this machine."
     return f"{hook} is of every repository with this core.hooksPath: all of them are guarded."
@@ -171,18 +171,8 @@ def note(hook: Path, project: Path) -> str:
 
 def _hooks(project: Path) -> Path | None:
     """Return the folder in which git looks for the hooks of PROJECT's repository."""
-    said = _git(project, "rev-parse", "--git-path", "hooks")
+    said = git(project, "rev-parse", "--git-path", "hooks")
     return Path(os.path.normpath(project / said)) if said else None
-
-
-def _git(project: Path, *words: str) -> str:
-    """Return what git says about PROJECT; empty when it has nothing to say, or is not there."""
-    command = ["git", "-C", str(project), *words]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
 
 
 def _text(path: Path) -> str | None:

@@ -51,8 +51,9 @@ class FileChange:
 
 
 def plan(
-    host: Host, *, project: Path, home: Path, scope: Scope, install: Install, undo: bool
-) -> list[FileChange]:
+    host: Host, *, project: Path, home: Path, scope: Scope, install: Install, undo: bool,
+    allow: Sequence[str] = (), guard: bool = False,
+) -> list[FileChange]:  # fmt: skip
     """Return the changes that connect HOST, or with UNDO take out what an earlier one wrote.
 
     Args:
@@ -62,6 +63,8 @@ def plan(
         scope: This project, or all of the user's.
         install: What the entries name.
         undo: Take out instead.
+        allow: Names of tools that Claude Code is to allow, or with UNDO no longer.
+        guard: With UNDO, take out the guard too.
 
     Raises:
         InvalidError: A file of the host cannot be understood; nothing is to be written.
@@ -73,7 +76,11 @@ def plan(
         before = _read(path)
         without = edit(host, path, before, install, undo=True)
         after = without if undo else edit(host, path, before, install, undo=False)
-        if undo:
+        if allow and host == "claude" and path == files[1]:
+            after = host_json.permissions(path, after, allow, undo=undo)
+        if undo and guard and path == files[1]:
+            after = host_json.hooks(path, after, host, {}, is_guard)
+        if undo or (path == files[1] and not hook_entries(install, host)):
             after = _original(install.home, path, before, after)
         first = not undo and without == before and not _has_guard(path, before)
         if before != after:
@@ -131,6 +138,30 @@ def guard_mode(host: Host, *, project: Path, home: Path, scope: Scope) -> GuardM
         if (mode := guard_mode_of(handler)) != "off":
             return mode
     return "off"
+
+
+def connected_servers(host: Host, *, project: Path, home: Path, scope: Scope) -> list[str]:
+    """Return the servers that HOST's file names as ours, by their own names.
+
+    Raises:
+        InvalidError: The file cannot be understood.
+        UnavailableError: It cannot be read.
+    """
+    path = _files(host, project if scope == "project" else home, scope)[0]
+    text = _read(path)
+    if host == "codex":
+        return host_toml.our_servers(path, text)
+    return host_json.our_servers(path, text, "servers" if host == "vscode" else "mcpServers")
+
+
+def plugin_is_enabled(project: Path, home: Path) -> bool:
+    """Say whether Claude Code's own settings enable our plugin."""
+    folders = (home / ".claude", project / ".claude")
+    return any(
+        host_json.enables_plugin(_read(folder / name) or "")
+        for folder in folders
+        for name in ("settings.json", "settings.local.json")
+    )
 
 
 def hook_file(host: Host, *, project: Path, home: Path, scope: Scope) -> Path:

@@ -67,7 +67,9 @@ class Install:
         default_home: The home that is used where none is named.
         servers: The servers to connect.
         tracking: Whether PreToolUse is answered with a tracking id.
-        inject: Whether sessions and prompts are told what memory knows.
+        inject: Whether sessions and prompts get what memory knows.
+        log: Whether events are logged.
+        all_servers: SERVERS are all that are installed.
         timeout_s: How long a host lets a hook run: it needs a millisecond, and a stuck disk must
             not block the session.
     """
@@ -82,6 +84,12 @@ class Install:
     tracking: bool = False
     inject: bool = True
     timeout_s: int = 2
+    log: bool = True
+    all_servers: bool = True
+
+    def injects(self, style: Style) -> bool:
+        """Say whether the host STYLE can be given text, and gets it."""
+        return self.inject and style != "cursor"
 
 
 def server_entries(install: Install, *, typed: bool) -> dict[str, Json]:
@@ -112,11 +120,13 @@ def hook_entries(install: Install, style: Style) -> dict[str, list[Json]]:
     """Return the hook entries by event, in the shape that the host STYLE wants."""
     entries: dict[str, list[Json]] = {}
     for event in EVENTS[style]:
-        handlers = [_handler(install, style, event)]
+        handlers = [_handler(install, style, event)] if install.log else []
         if install.tracking and event.lower() == "pretooluse":
             handlers.append(_tracking(install, style))
-        if install.inject and style != "cursor" and event.lower() in INJECTS:
+        if install.injects(style) and event.lower() in INJECTS:
             handlers.append(_injection(install, style, event))
+        if not handlers:
+            continue
         if style in ("cursor", "vscode"):
             entries[event] = handlers
         else:
