@@ -51,7 +51,8 @@ def edit(places: list[str], deadline: float, closed: bool) -> int:
     event: dict[str, object] = {}
     deny, error = None, None
     try:
-        event = json.loads(sys.stdin.buffer.read(), object_hook=slim)
+        said = sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+        event = json.loads(said, object_hook=slim, strict=False, parse_constant=lambda _: None)
         tool = str(event.get("tool_name") or event.get("toolName") or "")
         if tool.lower() not in TOOLS:
             return 0

@@ -125,3 +125,16 @@ def test_the_plugin_and_the_package_have_one_version() -> None:
     for path in (*manifests.iterdir(), HOOKS.parent / ".claude-plugin" / "marketplace.json"):
         text = path.read_text(encoding="utf-8")
         assert f'"version": "{__version__}"' in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'\xef\xbb\xbf{"tool_use_id":"toolu_1"}', b'{"tool_use_id":"toolu_1","a":"\\ud83d"}',
+        b'{"tool_use_id":"toolu_1","a":"\xe9\xff"}', b'{"tool_use_id":"toolu_1","a":NaN}',
+        b'{"tool_use_id":"toolu_1","a":"\x01\n"}',
+    ],
+)  # fmt: skip
+def test_an_odd_byte_does_not_silence_a_hook(text: bytes) -> None:
+    done = run([sys.executable, "-I", "-S", str(HOOKS / "tracking_id.py")], text)
+    assert b"toolu_1" in done.stdout
