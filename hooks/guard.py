@@ -17,6 +17,9 @@ import time
 EDIT_S, COMMIT_S = 0.3, 2.0
 """How long an edit, and a commit, may wait for us, seconds."""
 
+REFUSED = 100
+"""Exit status that refuses a commit; the lines in git's hook let any other status pass."""
+
 MOST_BYTES = 1 << 20
 
 TOOLS = frozenset(
@@ -48,7 +51,8 @@ def edit(places: list[str], deadline: float, closed: bool) -> int:
     event: dict[str, object] = {}
     deny, error = None, None
     try:
-        event = json.loads(sys.stdin.buffer.read(), object_hook=slim)
+        said = sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+        event = json.loads(said, object_hook=slim, strict=False, parse_constant=lambda _: None)
         tool = str(event.get("tool_name") or event.get("toolName") or "")
         if tool.lower() not in TOOLS:
             return 0
@@ -81,7 +85,7 @@ def refuse(event: dict[str, object], reason: str) -> None:
 
 
 def commit(places: list[str], deadline: float, closed: bool) -> int:
-    """Check what is staged; return 1 to refuse the commit."""
+    """Check what is staged; return REFUSED to refuse the commit."""
     try:
         paths = staged()
         if not paths:
@@ -92,12 +96,12 @@ def commit(places: list[str], deadline: float, closed: bool) -> int:
         deny, error = None, told(exc)
     if deny:
         complain(f"{deny}\n`git commit --no-verify` passes by, for people.")
-        return 1
+        return REFUSED
     if error:
         warning = f"Arsenale's guard is on, but {error}: nobody checked who holds these files."
         if closed:
             complain(f"{warning} Start the daemon with `arsenale up`, or commit with --no-verify.")
-            return 1
+            return REFUSED
         complain(f"{warning} The commit goes on unguarded.")
     return 0
 
@@ -177,5 +181,5 @@ if __name__ == "__main__":
         status = main(sys.argv[1:])
     except BaseException as exc:  # the boundary of every hook: a broken one is no reason to stop
         complain(f"it broke ({type(exc).__name__}: {exc})")
-        status = 1 if "--closed" in sys.argv and "--git" in sys.argv else 0
+        status = REFUSED if "--closed" in sys.argv and "--git" in sys.argv else 0
     os._exit(status)

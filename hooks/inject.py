@@ -29,7 +29,8 @@ MOST_BYTES = 1 << 20
 def main() -> None:
     """Answer the event on stdin."""
     begun = time.monotonic()
-    event = json.loads(sys.stdin.buffer.read().decode("utf-8", "replace"))
+    text = sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+    event = json.loads(text, strict=False, parse_constant=lambda _: None)
     name = str(event.get("hook_event_name") or event.get("hookEventName") or "")
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path.insert(0, sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "..", "shared"))
@@ -130,7 +131,8 @@ def send(
     connection: socket.socket, event: dict[str, object], deadline: float, starts: bool
 ) -> None:
     """Send EVENT to the daemon."""
-    line = json.dumps({"arsenale": 1, "hook": event, "starts": starts}).encode() + b"\n"
+    text = json.dumps({"arsenale": 1, "hook": event, "starts": starts}, ensure_ascii=False)
+    line = text.encode("utf-8", "replace") + b"\n"  # half a surrogate pair becomes "?"
     connection.settimeout(max(deadline - time.monotonic(), 0.001))
     connection.sendall(line)
 

@@ -12,7 +12,8 @@ import uuid
 
 def main() -> None:
     """Answer the event on stdin."""
-    event = json.loads(sys.stdin.buffer.read())
+    text = sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+    event = json.loads(text, strict=False)
     tracking_id = event.get("tool_use_id") or event.get("toolUseId") or f"arsenale-{uuid.uuid4()}"
     answer = {
         "hookEventName": "PreToolUse",

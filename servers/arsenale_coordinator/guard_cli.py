@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
-from arsenale_daemon import git_guard, guards, host_config, install
+from arsenale_daemon import git_guard, guards, host_config, install, removal
 from arsenale_daemon.guards import Guarded
 from arsenale_daemon.host_config import FileChange, Host, Scope
 from arsenale_daemon.host_entries import GuardMode
@@ -139,6 +139,9 @@ def _switched(
         say.print("Nothing was written.")
         return
     _told(lambda: host_config.apply(planned))
+    if mode != "off" or hosts:
+        place = Path.home() if scope == "user" else Path.cwd()
+        removal.record(Settings.read(), "guard", scope, place, undo=mode == "off")
     for change in in_git:
         _told(lambda change=change: git_guard.apply(change))
         if mode != "off" and (note := git_guard.note(change.path, Path.cwd())):

@@ -1,20 +1,15 @@
-"""Who the assistant is, from three levels: global, project, local. Pure, but for `read`.
+"""Who the assistant is, from three levels: global, project, local. Pure.
 
 The nearer level wins: a plain value replaces, a table is merged key by key, a list is continued.
 Every value remembers which level it comes from.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
-from arsenale_core.errors import InvalidError
-
 Level: TypeAlias = Literal["global", "project", "local"]
-
-MAX_BYTES = 1 << 20
 
 KNOWN = {
     "name": str, "class": str, "template": str, "namespace": str, "language": str,
@@ -48,38 +43,6 @@ def files(persona_folder: Path, project: Path | None) -> dict[Level, Path]:
     return found
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the values in the file PATH; none when it is not there.
-
-    Raises:
-        InvalidError: It does not parse, or a value is of the wrong kind.
-    """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InvalidError(f"{path} is too large", hint="an identity is a page of text")
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as exc:
-        raise InvalidError(f"{path}: {exc}", hint="mend the file") from exc
-    return checked(said, str(path))
-
-
-def checked(said: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return SAID when every value is of the right kind.
-
-    Raises:
-        InvalidError: One is not; it says which, and in WHERE.
-    """
-    for key, value in said.items():
-        if key not in KNOWN:
-            known = ", ".join(KNOWN)
-            raise InvalidError(f"{where}: no key {key!r}", hint=f"there are {known}")
-        if not isinstance(value, KNOWN[key]):
-            raise InvalidError(f"{where}: {key} must be a {KNOWN[key].__name__}")
-    return dict(said)
-
-
 def merge(levels: Sequence[tuple[str, Mapping[str, Any]]]) -> Identity:
     """Return the LEVELS (name, values) as one, the later ones nearer."""
     values: dict[str, Any] = {}
@@ -104,7 +67,8 @@ def _merge_into(
             _merge_into(table, cast("Mapping[str, Any]", value), f"{name}.", level, origins)
             values[key] = table
         elif isinstance(value, list):
-            before = cast("list[Any]", values.get(key, []))
+            there = values.get(key)
+            before = cast("list[Any]", there) if isinstance(there, list) else []
             fresh = [item for item in cast("list[Any]", value) if item not in before]
             for number, _ in enumerate(fresh, len(before)):
                 origins[f"{name}[{number}]"] = level

@@ -3,18 +3,21 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 
+from arsenale_core import logs
 from arsenale_core.errors import ConflictError, InvalidError
 from arsenale_memory import (
     answers,
     briefing,
     dumping,
+    identity_files,
     levels,
     managed,
     moments,
@@ -22,6 +25,7 @@ from arsenale_memory import (
     templates,
 )
 from arsenale_memory.briefing import Known
+from arsenale_memory.identity_files import Problem
 from arsenale_memory.levels import Identity
 from arsenale_memory.objects import Objects
 from arsenale_memory.record import Filter
@@ -51,6 +55,7 @@ class PersonaFiles:
     objects: Objects
     templates: Sequence[Path]
     zone: tzinfo | None
+    _warned: dict[Path, str] = field(default_factory=lambda: dict[Path, str](), kw_only=True)
 
     def place(self, persona: str) -> Path:
         """Return the folder of PERSONA.
@@ -63,9 +68,22 @@ class PersonaFiles:
         return self.folder / persona
 
     def identity(self, persona: str, project: Path | None) -> Identity:
-        """Return who PERSONA is in PROJECT, each value with the level that it comes from."""
-        found = levels.files(self.place(persona), project)
-        return levels.merge([(level, levels.read(path)) for level, path in found.items()])
+        """Return who PERSONA is in PROJECT, each value with the level that it comes from.
+
+        What cannot be read in a file is left out, and logged once.
+        """
+        found: list[tuple[str, dict[str, Any]]] = []
+        for level, path in levels.files(self.place(persona), project).items():
+            values, problems = identity_files.read(path)
+            found.append((level, values))
+            self._warn(path, problems)
+        return levels.merge(found)
+
+    def _warn(self, path: Path, problems: Sequence[Problem]) -> None:
+        text = "; ".join(str(problem) for problem in problems[:5])
+        if text and self._warned.get(path) != text:
+            logs.get("arsenale.memory").warning("identity file read in part", problems=text)
+        self._warned[path] = text
 
     def namespace(self, identity: Identity, persona: str) -> str:
         """Return where PERSONA keeps its memories."""
@@ -172,7 +190,7 @@ def _project(text: str) -> dict[str, str]:
 def json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file PATH; an empty one when it is not there."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except ValueError as exc:
@@ -206,7 +224,11 @@ def _write_new(path: Path, text: str) -> Path | None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write TEXT into PATH: whole, or not at all."""
+    """Write TEXT into PATH: whole, or not at all; a link stays, what it points to is written."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(text.encode())  # line ends as they are
+    with suppress(FileNotFoundError):
+        fresh.chmod(path.stat().st_mode & 0o777)
     fresh.replace(path)

@@ -51,7 +51,7 @@ RESTORE_TRIES = 5
 class Personas(PersonaFiles):
     """The personas of one home, with their checkpoints."""
 
-    _one: Lock = field(default_factory=Lock)
+    _one: Lock = field(default_factory=Lock, kw_only=True)
 
     async def show(self, persona: str, project: Path | None) -> IdentityReport:
         """Return who PERSONA is, with the origin of each value and the rendered text."""

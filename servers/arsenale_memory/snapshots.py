@@ -101,6 +101,7 @@ def restore_files(folder: Path, files: Mapping[str, bytes], kept: Iterable[str])
     gone = set(kept) - set(files)
     for path, data in files.items():
         target = _inside(folder, path)
+        target = target.resolve() if target.is_symlink() else target  # a link of the user stays
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = target.with_name(f".{target.name}.restore")
         fresh.write_bytes(data)

@@ -1,10 +1,13 @@
 """From whatever a host's hook was given to one redacted `HookEvent`. Pure; never raises."""
 
+import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from typing import Literal, TypeAlias, cast
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
@@ -31,6 +34,8 @@ CONTENT = frozenset(
     }
 )  # fmt: skip
 """Arguments that carry a body: only their size is kept."""
+
+_DRIVE = re.compile(r"/?[A-Za-z]:(?:[/\\]|$)")
 
 SUBJECTS = (
     "file_path", "filePath", "path", "command", "cmd", "pattern", "query", "url", "uri", "skill",
@@ -177,7 +182,33 @@ def _server(raw: Mapping[str, object], tool: str | None) -> str | None:
 def _cwd(raw: Mapping[str, object]) -> str | None:
     roots = raw.get("workspace_roots")
     first_root = cast("list[object]", roots)[0] if isinstance(roots, list) and roots else None
-    return _text(raw.get("cwd"), MAX_PATH) or _text(first_root, MAX_PATH)
+    for value in (raw.get("cwd"), first_root):
+        if isinstance(value, str) and value.strip():
+            return _text(normal_path(value), MAX_PATH)
+    return None
+
+
+def normal_path(path: str) -> str:
+    """Return one spelling for the ways in which hosts write a folder.
+
+    Trailing and doubled separators, `.`, `..` and `file:` go; Windows paths keep their drive, in
+    capitals, with `/`. Nothing is looked up: the folder may be on another machine.
+    """
+    path = path.strip()
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    if path.startswith("\\\\?\\"):
+        path = path[4:]
+    if _DRIVE.match(path):
+        path = path.lstrip("/")
+        path = path[0].upper() + path[1:]
+    network = path.startswith("\\\\")
+    if path[1:2] == ":" or network:
+        path = path.replace("\\", "/")
+    plain = posixpath.normpath(path)
+    if not network:
+        plain = re.sub(r"^//+", "/", plain)
+    return f"{plain}/" if _DRIVE.fullmatch(plain) else plain
 
 
 def _failed(raw: Mapping[str, object], kind: str, got: object) -> bool:

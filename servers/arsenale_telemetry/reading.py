@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from arsenale_telemetry import tables as t
 from arsenale_telemetry.histogram import EXACT_UP_TO, exact_quantile_us, quantile_us
-from arsenale_telemetry.window import Window
+from arsenale_telemetry.window import LAST_DAY, Window
 
 Query: TypeAlias = sa.Select[*tuple[Any, ...]]
 
@@ -98,7 +98,9 @@ def _add_durations(db: sa.Connection, scope: Scope, by: str, found: dict[Any, Gr
 
 def _in_scope(table: sa.Table, scope: Scope) -> sa.ColumnElement[bool]:
     window = scope.window
-    where = (table.c.grain == window.grain) & (table.c.period >= window.period)
+    where = (table.c.grain == window.grain) & table.c.period.between(
+        window.period, window.last_period
+    )
     if scope.tool is not None:
         ids = sa.select(t.tool.c.id).where(t.tool.c.name == scope.tool)
         where &= table.c.tool_id.in_(ids)
@@ -120,7 +122,7 @@ def sessions(db: sa.Connection, window: Window, limit: int, offset: int) -> list
     c = t.session.c
     busiest = (
         sa.select(t.session)
-        .where(c.last_us >= window.start_us)
+        .where((c.last_us >= window.start_us) & (c.first_us < window.until_us))
         .order_by(c.calls.desc(), c.last_us.desc())
         .limit(limit)
         .offset(offset)
@@ -152,14 +154,16 @@ def latest_sessions(
 
 def session_count(db: sa.Connection, window: Window) -> int:
     """Return how many sessions were seen in WINDOW."""
-    seen = t.session.c.last_us >= window.start_us
+    c = t.session.c
+    seen = (c.last_us >= window.start_us) & (c.first_us < window.until_us)
     return db.execute(sa.select(sa.func.count()).select_from(t.session).where(seen)).scalar_one()
 
 
-def kinds(db: sa.Connection, first_day: int) -> dict[str, int]:
-    """Return how many events of each kind came since FIRST_DAY, most first."""
+def kinds(db: sa.Connection, first_day: int, last_day: int = LAST_DAY) -> dict[str, int]:
+    """Return how many events of each kind came from FIRST_DAY to LAST_DAY, most first."""
     n = _sum(t.kinds.c.n)
-    query = sa.select(t.kinds.c.kind, n).where(t.kinds.c.day >= first_day).group_by(t.kinds.c.kind)
+    days = t.kinds.c.day.between(first_day, last_day)
+    query = sa.select(t.kinds.c.kind, n).where(days).group_by(t.kinds.c.kind)
     return dict(_pairs(db, query.order_by(n.desc())))
 
 
@@ -203,7 +207,9 @@ def repeated(
 
 def unfinished(db: sa.Connection, scope: Scope, limit: int) -> tuple[int, list[dict[str, Any]]]:
     """Return how many calls began in SCOPE without an end, and the oldest LIMIT of them."""
-    open_calls = t.call.c.status.is_(None) & (t.call.c.started_us >= scope.window.start_us)
+    started_us = t.call.c.started_us
+    inside = (started_us >= scope.window.start_us) & (started_us < scope.window.until_us)
+    open_calls = t.call.c.status.is_(None) & inside
     if scope.tool is not None:
         tools = sa.select(t.tool.c.id).where(t.tool.c.name == scope.tool)
         open_calls &= t.call.c.tool_id.in_(tools)
@@ -231,6 +237,7 @@ def _calls(scope: Scope) -> Query:
         .join(t.tool, t.tool.c.id == t.call.c.tool_id)
         .join(t.session, t.session.c.id == t.call.c.session_id)
         .where(t.call.c.ended_us >= scope.window.start_us)
+        .where(t.call.c.ended_us < scope.window.until_us)
     )  # fmt: skip
     if scope.tool is not None:
         query = query.where(t.tool.c.name == scope.tool)
@@ -315,7 +322,7 @@ def search(db: sa.Connection, wanted: EventFilter, limit: int) -> list[dict[str,
         )
         .outerjoin(t.tool, t.tool.c.id == c.tool_id)
         .join(t.session, t.session.c.id == c.session_id)
-        .where(c.at_us >= wanted.window.start_us)
+        .where((c.at_us >= wanted.window.start_us) & (c.at_us < wanted.window.until_us))
     )  # fmt: skip
     if wanted.text:
         fits = [

@@ -165,10 +165,9 @@ class Telemetry:
     ) -> UsageReport:
         with self.store.reading() as db:
             if group_by == "event":
-                rows = [
-                    UsageRow(name=kind, calls=n)
-                    for kind, n in reading.kinds(db, Days(self.zone)(scope.window.start_us)).items()
-                ]
+                first = Days(self.zone)(scope.window.start_us)
+                kinds = reading.kinds(db, first, scope.window.last_day)
+                rows = [UsageRow(name=kind, calls=n) for kind, n in kinds.items()]
                 found, more = rows[offset : offset + limit], max(0, len(rows) - offset - limit)
                 total = UsageRow(name="all", calls=sum(row.calls for row in rows))
             elif group_by == "session":
@@ -307,7 +306,7 @@ class Telemetry:
         today = parse("today", self.now(), self.zone)
         with self.store.reading() as db:
             last = reading.last_event_us(db)
-            events = sum(reading.kinds(db, Days(self.zone)(today.end_us)).values())
+            events = sum(reading.kinds(db, today.last_day, today.last_day).values())
             counters = reading.counters(db)
         return Health(
             draining=self.drain.active and self.drain.error is None,
@@ -329,9 +328,7 @@ def _whole_days(scope: reading.Scope, by: str, telemetry: Telemetry) -> reading.
     if by != "period":
         return scope
     day = Days(telemetry.zone)(window.start_us)
-    daily = Window(
-        label=window.label, grain=DAY, period=day, start_us=window.start_us, end_us=window.end_us
-    )
+    daily = replace(window, grain=DAY, period=day, last_period=window.last_day)
     return reading.Scope(window=daily, tool=scope.tool, project=scope.project)
 
 

@@ -19,11 +19,16 @@ from typing import cast
 import orjson
 
 from arsenale_core.errors import UnavailableError
+from arsenale_core.redaction import redact
+from arsenale_telemetry import lenient
 
 WRITER_GRACE_S = 5.0
 """Where the kernel cannot say whether a file is still open: how long an incomplete one may wait."""
 
 QUARANTINE_MAX_FILES = 200
+QUARANTINE_FILE_BYTES = 256 * 1024
+"""Kept of one damaged file: what is looked through for secrets."""
+
 QUARANTINE_MAX_BYTES = 16 * 2**20
 """Damaged input is kept for a look, oldest thrown out first."""
 
@@ -103,11 +108,12 @@ class Spool:
                 os.unlink(file.path)
 
     def quarantine(self, file: Claimed, content: bytes) -> None:
-        """Keep CONTENT, a damaged part of FILE, for a person to look at."""
+        """Keep CONTENT, a damaged part of FILE, for a person to look at; secrets are masked."""
         kept = self._quarantine / os.path.basename(file.path)
         descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as out:
-            out.write(content[:QUARANTINE_MAX_BYTES])
+            text = lenient.decode(content[:QUARANTINE_FILE_BYTES])
+            out.write(redact(text).encode("utf-8", "replace"))
         self._bound_quarantine()
 
     def waiting(self) -> tuple[int, int]:
@@ -229,6 +235,7 @@ def documents(content: bytes) -> tuple[list[dict[str, object]], list[bytes]]:
     """Split what a file says into JSON objects and the damaged rest.
 
     A file is one document; several lines when a process id came round again before the drain did.
+    What is not strict JSON is read leniently: an odd byte costs that byte, not the event.
     """
     whole = _object(content)
     if whole is not None:
@@ -242,7 +249,19 @@ def documents(content: bytes) -> tuple[list[dict[str, object]], list[bytes]]:
                 damaged.append(line)
             else:
                 good.append(found)
-    return good, damaged
+    if not damaged:
+        return good, []
+    read, rest = lenient.documents(content)
+    if len(read) > len(good):
+        return read, rest
+    return good, [one for line in damaged for one in _read_into(good, line)]
+
+
+def _read_into(good: list[dict[str, object]], line: bytes) -> list[bytes]:
+    """Add the events of a damaged LINE to GOOD; return what is left of it."""
+    read, rest = lenient.documents(line)
+    good += read
+    return rest
 
 
 def _object(content: bytes) -> dict[str, object] | None:

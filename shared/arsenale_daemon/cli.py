@@ -26,7 +26,8 @@ GROUPS = "arsenale.commands"
 """Entry points of this group are command groups (`typer.Typer`) of servers."""
 
 COMMANDS = {
-    "init": ("setup", "Connect an assistant: MCP servers and hooks."),
+    "init": ("connect", "Connect an assistant: MCP servers and hooks."),
+    "uninstall": ("connect", "Disconnect all assistants; on request delete the data."),
     "doctor": ("setup", "Check everything that can be wrong; say how to fix it."),
     "demo": ("setup", "Show what each server is for, in a temporary home."),
     "status": ("daemon", "Show the daemon and its servers."),

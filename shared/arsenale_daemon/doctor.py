@@ -1,5 +1,6 @@
 """`arsenale doctor`: everything that can be wrong, looked at for real, with what to do about it."""
 
+import itertools
 import os
 import re
 import resource
@@ -20,7 +21,18 @@ from rich.table import Table
 from arsenale_core.checks import Check, State
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
-from arsenale_daemon import control, discovery, guards, host_config, install, paths
+from arsenale_daemon import (
+    checkout,
+    connections,
+    control,
+    discovery,
+    guards,
+    host_config,
+    init_summary,
+    install,
+    paths,
+)
+from arsenale_daemon.host_config import Host, Scope
 from arsenale_relay import __version__, endpoint
 
 CHECKS = "arsenale.checks"
@@ -192,37 +204,53 @@ def _spool(settings: Settings) -> Iterator[Check]:
 
 def _hosts(settings: Settings, project: Path, user_home: Path) -> Iterator[Check]:
     connected: list[str] = []
-    for host in host_config.HOSTS:
-        for scope in host_config.SCOPES:
-            try:
-                here = host_config.plan(
-                    host,
-                    project=project,
-                    home=user_home,
-                    scope=scope,
-                    install=install.current(settings),
-                    undo=True,
-                )
-                stale = here and host_config.plan(
-                    host,
-                    project=project,
-                    home=user_home,
-                    scope=scope,
-                    install=install.current(settings),
-                    undo=False,
-                )
-            except ArsenaleError as exc:
-                yield Check(f"{host} ({scope})", "fail", exc.what, exc.hint)
+    project = checkout.root(project)
+    for host, scope in itertools.product(host_config.HOSTS, host_config.SCOPES):
+        try:
+            check = _host(settings, host, scope, project, user_home)
+        except ArsenaleError as exc:
+            if not _is_recorded(settings, host, scope, user_home if scope == "user" else project):
                 continue
-            command = f"arsenale init --host {host} --scope {scope}"
-            if stale:
-                yield Check(f"{host} ({scope})", "warn", "partly connected or outdated", command)
-            elif here:
-                connected.append(f"{host} ({scope})")
+            check = Check(f"{host} ({scope})", "fail", exc.what, exc.hint)
+        if check is not None and check.state == "ok":
+            connected.append(check.name)
+        elif check is not None:
+            yield check
+    if any(one.startswith("claude") for one in connected) and host_config.plugin_is_enabled(
+        project, user_home
+    ):
+        fix = "claude plugin uninstall arsenale@arsenale, or arsenale init --undo"
+        yield Check("plugin", "warn", "the plugin and init are both active; init's hooks run", fix)
     if connected:
         yield Check("hosts", "ok", f"connected: {', '.join(connected)}")
+    elif host_config.plugin_is_enabled(project, user_home):
+        yield Check("hosts", "ok", "connected: claude (plugin)")
     else:
         yield Check("hosts", "warn", "no assistant is connected here", "arsenale init")
+
+
+def _host(
+    settings: Settings, host: Host, scope: Scope, project: Path, user_home: Path
+) -> Check | None:
+    """Return how HOST is connected; `None` where it is not."""
+    name = f"{host} ({scope})"
+    where: Any = {"project": project, "home": user_home, "scope": scope}
+    mine = install.current(settings)
+    if not host_config.plan(host, **where, install=mine, undo=True):
+        return None
+    names = host_config.connected_servers(host, **where)
+    if known := [one for one in names if one in mine.servers]:
+        mine = install.current(settings, servers=known)
+    if host_config.plan(host, **where, install=mine, undo=False):
+        fix = init_summary.command(host, scope, mine)
+        return Check(name, "warn", "partly connected or outdated", fix)
+    return Check(name, "ok", "connected")
+
+
+def _is_recorded(settings: Settings, host: str, scope: str, folder: Path) -> bool:
+    """Say whether init has connected HOST there: a user's own broken file is not our business."""
+    wanted = connections.Connection(host=host, scope=scope, folder=str(folder))
+    return wanted in connections.read(settings.home)
 
 
 def _guards(settings: Settings, project: Path, user_home: Path) -> Iterator[Check]:

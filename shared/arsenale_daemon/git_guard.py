@@ -7,11 +7,11 @@ A hook that is a shell script gets our lines after its first: some look at their
 import os
 import re
 import shlex
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from arsenale_core.errors import ConflictError, InvalidError, UnavailableError
+from arsenale_daemon.checkout import git
 from arsenale_daemon.host_config import FileChange
 from arsenale_daemon.host_entries import GUARD, GuardMode, Install
 
@@ -20,6 +20,12 @@ BEFORE_US = "pre-commit.before-arsenale"
 
 MARK = "# Begin of what `arsenale guard on --git` wrote; `arsenale guard off` takes it out."
 END = "# End of what `arsenale guard on --git` wrote."
+
+REFUSED = 100
+"""What `guard.py --git` exits with to refuse a commit. Any other status lets it pass: Python and
+the shell have their own for a script or an interpreter that is missing."""
+
+GONE = "cannot run, nobody checked this commit; `arsenale guard off --git` removes the guard"
 
 _SHELL = re.compile(r"#!.*\b(?:sh|bash|dash|ksh|zsh)\b.*")
 _BLOCK = re.compile(rf"^{re.escape(MARK)}\n.*?^{re.escape(END)}\n", re.MULTILINE | re.DOTALL)
@@ -212,22 +218,25 @@ def _block(install: Install, *, closed: bool) -> str:
     guard = install.hook.with_name(GUARD)
     words = [install.python, "-I", "-S", str(guard), "--git", *(["--closed"] if closed else [])]
     command = shlex.join([*words, str(install.relay.parent.parent), str(install.home)])
-    broken = "exit 1" if closed else 'echo "arsenale guard: it is gone; nobody checked" >&2'
     return f"""{MARK}
-if [ -e {shlex.quote(str(guard))} ]; then
-    {command} || exit 1
-else
-    {broken}
+arsenale_guard=127
+if [ -f {shlex.quote(str(guard))} ]; then
+    {command} && arsenale_guard=0 || arsenale_guard=$?
 fi
+case $arsenale_guard in
+0) ;;
+{REFUSED}) exit 1 ;;
+*) echo "arsenale guard: {GONE}" >&2 ;;
+esac
 {END}
 """
 
 
 def note(hook: Path, project: Path) -> str:
     """Say what is unusual about where git keeps its hooks for PROJECT; empty for the usual."""
-    if not _git(project, "config", "core.hooksPath"):
+    if not git(project, "config", "core.hooksPath"):
         return ""
-    top = _git(project, "rev-parse", "--show-toplevel")
+    top = git(project, "rev-parse", "--show-toplevel")
     if top and hook.is_relative_to(top):
         return f"{hook} lies in the checkout: do not commit it, it names paths of this machine."
     return f"{hook} is of every repository with this core.hooksPath: all of them are guarded."
@@ -235,18 +244,8 @@ def note(hook: Path, project: Path) -> str:
 
 def _hooks(project: Path) -> Path | None:
     """Return the folder in which git looks for the hooks of PROJECT's repository."""
-    said = _git(project, "rev-parse", "--git-path", "hooks")
+    said = git(project, "rev-parse", "--git-path", "hooks")
     return Path(os.path.normpath(project / said)) if said else None
-
-
-def _git(project: Path, *words: str) -> str:
-    """Return what git says about PROJECT; empty when it has nothing to say, or is not there."""
-    command = ["git", "-C", str(project), *words]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
 
 
 def _text(path: Path) -> str | None:

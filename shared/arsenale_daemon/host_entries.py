@@ -1,10 +1,11 @@
 """What init writes: the entries of a server and of a hook, and how they are known again. Pure."""
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
+
+from arsenale_daemon.hook_commands import kind_of, python_command, shell_command, words_of
 
 Json: TypeAlias = dict[str, Any]
 Style: TypeAlias = Literal["claude", "cursor", "vscode", "codex"]
@@ -41,14 +42,10 @@ INJECTS = {"sessionstart": 6, "userpromptsubmit": 2, "precompact": 2, "sessionen
 """Events at which the assistant is told something or a checkpoint is taken, and how long the host
 lets that take, seconds; the hook itself gives up after 4 s at a start, after 0.3 s otherwise."""
 
-OUR_HOOKS = ("log_event.sh", "log_event.py", "tracking_id.py", "inject.py")
 OUR_RELAY = "arsenale_relay"
 
 GUARD = "guard.py"
 """The hook that `arsenale guard` puts in and takes out; `init` leaves it as it is."""
-
-_GUARD = re.compile(r"-I[\"\s,]+-S[\"\s,]+[^\n]*?/hooks/guard\.py[\"'\s,]+(--closed)?")
-"""How the guard is called: in a shell's words, or in a list of JSON."""
 
 GUARDED = "Edit|Write|MultiEdit|NotebookEdit"
 """Claude Code's tools that write files. Other hosts name them otherwise: there the hook looks."""
@@ -70,7 +67,9 @@ class Install:
         default_home: The home that is used where none is named.
         servers: The servers to connect.
         tracking: Whether PreToolUse is answered with a tracking id.
-        inject: Whether sessions and prompts are told what memory knows.
+        inject: Whether sessions and prompts get what memory knows.
+        log: Whether events are logged.
+        all_servers: SERVERS are all that are installed.
         timeout_s: How long a host lets a hook run: it needs a millisecond, and a stuck disk must
             not block the session.
     """
@@ -85,6 +84,12 @@ class Install:
     tracking: bool = False
     inject: bool = True
     timeout_s: int = 2
+    log: bool = True
+    all_servers: bool = True
+
+    def injects(self, style: Style) -> bool:
+        """Say whether the host STYLE can be given text, and gets it."""
+        return self.inject and style != "cursor"
 
 
 def server_entries(install: Install, *, typed: bool) -> dict[str, Json]:
@@ -105,26 +110,23 @@ def is_our_server(name: str, entry: object) -> bool:
     if not name.startswith("arsenale-") or not isinstance(entry, dict):
         return False
     arguments: Any = cast("Json", entry).get("args")
-    return isinstance(arguments, list) and any(
-        OUR_RELAY in str(argument) for argument in cast("list[object]", arguments)
-    )
-
-
-def is_marked(text: str) -> bool:
-    """Say whether the text of a host's file has anything of ours in it."""
-    ours = any(f"/{name}" in text for name in OUR_HOOKS)
-    return OUR_RELAY in text or ours or guard_of(text) is not None
+    if not isinstance(arguments, list):
+        return False
+    words = [str(word) for word in cast("list[object]", arguments)]
+    return words[:2] == ["-I", "-S"] and any(f"/{OUR_RELAY}/" in word for word in words[2:3])
 
 
 def hook_entries(install: Install, style: Style) -> dict[str, list[Json]]:
     """Return the hook entries by event, in the shape that the host STYLE wants."""
     entries: dict[str, list[Json]] = {}
     for event in EVENTS[style]:
-        handlers = [_handler(install, style, event)]
+        handlers = [_handler(install, style, event)] if install.log else []
         if install.tracking and event.lower() == "pretooluse":
             handlers.append(_tracking(install, style))
-        if install.inject and style != "cursor" and event.lower() in INJECTS:
+        if install.injects(style) and event.lower() in INJECTS:
             handlers.append(_injection(install, style, event))
+        if not handlers:
+            continue
         if style in ("cursor", "vscode"):
             entries[event] = handlers
         else:
@@ -135,79 +137,60 @@ def hook_entries(install: Install, style: Style) -> dict[str, list[Json]]:
 
 def guard_entries(install: Install, style: Style, *, closed: bool) -> dict[str, list[Json]]:
     """Return the entry that asks the guard before files are written."""
-    script = install.hook.with_name(GUARD)
     places = [str(install.relay.parent.parent), str(install.home)]
-    words = [install.python, "-I", "-S", str(script), *(["--closed"] if closed else []), *places]
-    handler: Json = {"command": shlex.join(words), "timeout": GUARD_TIMEOUT_S}
+    flags = ["--closed"] if closed else []
+    script = install.hook.with_name(GUARD)
+    words = python_command("guard", install.python, script, *flags, *places)
+    handler = _written(words, style, GUARD_TIMEOUT_S)
     match style:
         case "cursor":
             return {"preToolUse": [handler]}
         case "vscode":
-            return {"PreToolUse": [{"type": "command", **handler}]}
+            return {"PreToolUse": [handler]}
         case "codex":
-            return {"PreToolUse": [{"matcher": "*", "hooks": [{"type": "command", **handler}]}]}
+            return {"PreToolUse": [{"matcher": "*", "hooks": [handler]}]}
         case "claude":
-            command: Json = {"type": "command", "command": words[0], "args": words[1:]}
-            handlers = [{**command, "timeout": GUARD_TIMEOUT_S}]
-            return {"PreToolUse": [{"matcher": GUARDED, "hooks": handlers}]}
+            return {"PreToolUse": [{"matcher": GUARDED, "hooks": [handler]}]}
 
 
 def is_guard(handler: object) -> bool:
     """Say whether a hook's handler is the guard."""
-    return guard_of(_words(handler)) is not None
+    return kind_of(handler) == "guard"
 
 
-def guard_of(text: str) -> GuardMode | None:
-    """Return how the guard that TEXT calls stands; nothing where it calls none.
-
-    The name alone would not do: people have guards of that name themselves.
-    """
-    found = _GUARD.search(text)
-    return None if found is None else "closed" if found[1] else "open"
+def guard_mode_of(handler: object) -> GuardMode:
+    """Return how the guard that HANDLER calls stands; off where it calls none."""
+    if not is_guard(handler):
+        return "off"
+    return "closed" if "--closed" in words_of(handler) else "open"
 
 
 def is_our_handler(handler: object) -> bool:
     """Say whether a hook's handler is one that init wrote, here or in an older version."""
-    return any(f"/{name}" in _words(handler) for name in OUR_HOOKS)
+    return kind_of(handler) == "hook"
 
 
-def _words(handler: object) -> str:
-    """Return the command of a hook's handler and its arguments."""
-    if not isinstance(handler, dict):
-        return ""
-    said = cast("Json", handler)
-    arguments: Any = said.get("args")
-    words = [
-        said.get("command"),
-        *(cast("list[object]", arguments) if isinstance(arguments, list) else []),
-    ]
-    return " ".join(str(word) for word in words)
+def _written(words: list[str], style: Style, timeout_s: int) -> Json:
+    """Return a handler that runs WORDS, in the shape that the host STYLE wants."""
+    if style == "claude":
+        return {"type": "command", "command": words[0], "args": words[1:], "timeout": timeout_s}
+    handler: Json = {} if style == "cursor" else {"type": "command"}
+    return {**handler, "command": shlex.join(words), "timeout": timeout_s}
 
 
 def _handler(install: Install, style: Style, event: str) -> Json:
-    command = ["/bin/sh", str(install.hook), str(install.spool)]
-    if style == "cursor":
-        return {"command": shlex.join(command), "timeout": install.timeout_s}
-    if style in ("vscode", "codex"):
-        return {"type": "command", "command": shlex.join(command), "timeout": install.timeout_s}
-    handler: Json = {
-        "type": "command", "command": command[0], "args": command[1:], "timeout": install.timeout_s,
-    }  # fmt: skip
-    return handler if event in WAITED_FOR else {**handler, "async": True}
+    words = shell_command(install.hook, str(install.spool))
+    handler = _written(words, style, install.timeout_s)
+    return {**handler, "async": True} if style == "claude" and event not in WAITED_FOR else handler
 
 
 def _injection(install: Install, style: Style, event: str) -> Json:
     script = install.hook.with_name("inject.py")
-    relay_folder = install.relay.parent.parent
-    words = [install.python, "-I", "-S", str(script), str(relay_folder), str(install.home)]
-    timeout_s = INJECTS[event.lower()]
-    if style == "claude":
-        return {"type": "command", "command": words[0], "args": words[1:], "timeout": timeout_s}
-    return {"type": "command", "command": shlex.join(words), "timeout": timeout_s}
+    places = (str(install.relay.parent.parent), str(install.home))
+    words = python_command("hook", install.python, script, *places)
+    return _written(words, style, INJECTS[event.lower()])
 
 
 def _tracking(install: Install, style: Style) -> Json:
-    command = [install.python, "-I", "-S", str(install.hook.with_name("tracking_id.py"))]
-    if style == "cursor":
-        return {"command": shlex.join(command), "timeout": install.timeout_s}
-    return {"type": "command", "command": shlex.join(command), "timeout": install.timeout_s}
+    script = install.hook.with_name("tracking_id.py")
+    return _written(python_command("hook", install.python, script), style, install.timeout_s)

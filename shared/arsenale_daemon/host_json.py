@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -76,6 +76,62 @@ def hooks(path: Path, before: str | None, style: Style, wanted: Entries, ours: O
     _put(document, "hooks", table, keep_empty=not undo)
     after = _print(before, document)
     return before if before and after and says_the_same(before, after) else after
+
+
+def our_servers(path: Path, text: str | None, key: str) -> list[str]:
+    """Return the names of our servers under KEY, without their prefix."""
+    entries = _object(path, _parse(path, text), key).items()
+    return [name.removeprefix("arsenale-") for name, one in entries if is_our_server(name, one)]
+
+
+def enables_plugin(text: str) -> bool:
+    """Say whether a settings file of Claude Code enables the plugin `arsenale`."""
+    try:
+        document = json.loads(text.removeprefix("\ufeff"))
+        enabled = document["enabledPlugins"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return any(str(name).startswith("arsenale@") and on is True for name, on in enabled)
+
+
+def permissions(path: Path, text: str | None, tools: Sequence[str], *, undo: bool) -> str | None:
+    """Return TEXT of Claude Code's settings with TOOLS in `permissions.allow`, or without them.
+
+    Raises:
+        InvalidError: The file is no JSON object, or its permissions have another shape.
+    """
+    document = _parse(path, text)
+    rules = _object(path, document, "permissions")
+    there: Any = rules.get("allow", [])
+    if not isinstance(there, list):
+        raise InvalidError(f"{path}: permissions.allow is not a list", hint="fix it, then retry")
+    others = [one for one in cast("list[object]", there) if one not in tools]
+    gone = len(cast("list[object]", there)) - len(others)
+    if gone == (0 if undo else len(tools)):
+        return text
+    allowed = others if undo else [*others, *tools]
+    if allowed or not undo:
+        rules["allow"] = allowed
+    else:
+        rules.pop("allow", None)
+    _put(document, "permissions", rules, keep_empty=False)
+    return _print(text, document)
+
+
+def handlers(path: Path, text: str | None) -> list[Json]:
+    """Return every handler of a hook file, whatever its event.
+
+    Raises:
+        InvalidError: The file is no JSON object, or its hooks have another shape.
+    """
+    found: list[Json] = []
+    for groups in _object(path, _parse(path, text), "hooks").values():
+        for group in cast("list[object]", groups) if isinstance(groups, list) else []:
+            if isinstance(group, dict):
+                inner = cast("Json", group).get("hooks")
+                each = cast("list[object]", inner if isinstance(inner, list) else [group])
+                found += [cast("Json", one) for one in each if isinstance(one, dict)]
+    return found
 
 
 def _place(groups: list[Any], kept: list[Any]) -> int:

@@ -44,6 +44,22 @@ def servers(path: Path, before: str | None, install: Install, *, undo: bool) -> 
     return None if undo and not text.strip() else text
 
 
+def our_servers(path: Path, text: str | None) -> list[str]:
+    """Return the names of our servers, without their prefix.
+
+    Raises:
+        InvalidError: The file is not TOML.
+    """
+    try:
+        entries = tomlkit.parse(text or "").unwrap().get(KEY, {})
+    except TOMLKitError as exc:
+        raise InvalidError(f"{path}: {exc}", hint="fix it, then run init again") from exc
+    if not isinstance(entries, dict):
+        return []
+    found = cast("dict[str, Any]", entries).items()
+    return [name.removeprefix("arsenale-") for name, one in found if is_our_server(name, one)]
+
+
 def _table(entry: dict[str, Any]) -> Table:
     table = tomlkit.table()
     for name, value in entry.items():

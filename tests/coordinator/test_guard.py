@@ -294,12 +294,12 @@ def test_the_command_switches_on_and_off_and_leaves_all_as_it_was(guard: Any, re
 
 def test_init_and_the_guard_leave_one_another_alone(guard: Any, repo: Path) -> None:
     guard("guard", "on", "--yes")
-    guard("init")
+    guard("init", "--yes")
     assert "it is on" in guard("guard", "on", "--yes").stdout
     guard("guard", "on", "--closed", "--yes")
-    assert "all set" in guard("init").stdout
+    assert "all set" in guard("init", "--yes").stdout
     assert json.loads(guard("guard", "status", "--json").stdout)["on"]
-    guard("init", "--undo")
+    guard("init", "--undo", "--yes")
     assert json.loads(guard("guard", "status", "--json").stdout)["on"]
     guard("guard", "off")
     assert not (repo / ".claude" / "settings.local.json").exists()

@@ -1,6 +1,7 @@
 """Connecting an assistant: what is there stays, twice is once, undo is exact."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from arsenale_daemon import host_config
 from arsenale_daemon.host_config import HOSTS, SCOPES, FileChange, Host, Scope
 from arsenale_daemon.host_entries import GuardMode, Install
 
+HOMES: list[Path] = []
+
+
+@pytest.fixture(autouse=True, scope="session")
+def arsenale_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give all of this file one `ARSENALE_HOME`."""
+    HOMES.append(tmp_path_factory.mktemp("arsenale"))
+
 
 def install(root: str = "/opt/arsenale", **more: Any) -> Install:
     values: dict[str, Any] = {
@@ -20,8 +29,8 @@ def install(root: str = "/opt/arsenale", **more: Any) -> Install:
         "relay": Path(f"{root}/arsenale_relay/__main__.py"),
         "hook": Path(f"{root}/hooks/log_event.sh"),
         "spool": Path("/home/a/.arsenale/spool"),
-        "home": Path("/home/a/.arsenale"),
-        "default_home": Path("/home/a/.arsenale"),
+        "home": HOMES[-1],
+        "default_home": HOMES[-1],
         "servers": ("telemetry",),
         **more,
     }
@@ -58,12 +67,12 @@ def test_twice_is_once_and_undo_leaves_no_file(host: Host, scope: Scope, tmp_pat
 
 
 def test_claude_gets_the_relay_and_every_event(tmp_path: Path) -> None:
-    host_config.apply(planned(tmp_path, what=install(home=Path("/other"))))
+    host_config.apply(planned(tmp_path, what=install(default_home=Path("/other"))))
     servers = json.loads((tmp_path / ".mcp.json").read_text(encoding="utf-8"))
     assert servers["mcpServers"]["arsenale-telemetry"] == {
         "command": "/usr/bin/python3",
         "args": ["-I", "-S", "/opt/arsenale/arsenale_relay/__main__.py", "telemetry"],
-        "env": {"ARSENALE_HOME": "/other"},
+        "env": {"ARSENALE_HOME": str(HOMES[-1])},
     }
     local = tmp_path / ".claude" / "settings.local.json"
     hooks = json.loads(local.read_text(encoding="utf-8"))["hooks"]
@@ -303,3 +312,112 @@ def test_the_guard_and_init_leave_nothing_behind_in_whatever_order_they_come_and
     for name in (out_first, "guard" if out_first == "init" else "init"):
         host_config.apply(outs[name]())
     assert files(folder) == before
+
+
+USERS_OWN = [
+    "python3 .claude/hooks/inject.py",
+    "$CLAUDE_PROJECT_DIR/.claude/hooks/log_event.sh",
+    "/bin/sh /home/a/project/.claude/hooks/log_event.sh",
+    "/bin/sh /home/a/project/hooks/log_event.sh /home/a/log",
+    "uv run hooks/log_event.py --verbose",
+    "python3 -I -S /home/a/bin/tracking_id.py",
+    "python3 -I -S /home/a/hooks/guard.py --closed",
+    "python3 -I -S /home/a/hooks/inject.py /home/a/data /home/a/.cache",
+    "node /opt/inject.py.js",
+    "/bin/sh -c 'exec my-tool' not-arsenale-hook /x/inject.py",
+    "echo arsenale-hook",
+    "cat 'unbalanced /hooks/inject.py",
+    "/usr/bin/env bash ~/dotfiles/arsenale/hooks/log_event.sh",
+]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("command", USERS_OWN)
+def test_a_users_own_hook_survives_whatever_its_script_is_called(
+    command: str, host: Host, tmp_path: Path
+) -> None:
+    path = host_config.hook_file(host, project=tmp_path, home=tmp_path, scope="project")
+    path.parent.mkdir(parents=True)
+    mine: dict[str, Any] = {"type": "command", "command": command}
+    exec_form = {"type": "command", "command": "python3", "args": command.split()[1:]}
+    flat = host in ("cursor", "vscode")
+    groups = [mine, exec_form] if flat else [{"matcher": "*", "hooks": [mine, exec_form]}]
+    event = "preToolUse" if host == "cursor" else "PreToolUse"
+    text = json.dumps({"version": 1, "hooks": {event: groups}})
+    path.write_text(text, encoding="utf-8")
+    assert planned(tmp_path, host, undo=True) == []
+    host_config.apply(planned(tmp_path, host))
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert after["hooks"][event][: len(groups)] == groups
+    host_config.apply(planned(tmp_path, host, undo=True))
+    assert path.read_text(encoding="utf-8") == text
+
+
+def old_entries(folder: str, relay: str) -> dict[str, Any]:
+    """Return hooks as version 0.1.0 wrote them."""
+    log = {"type": "command", "command": "/bin/sh", "timeout": 2, "async": True,
+           "args": [f"{folder}/log_event.sh", "/home/a/.arsenale/spool"]}  # fmt: skip
+    told = {"type": "command", "command": "/v/bin/python", "timeout": 6,
+            "args": ["-I", "-S", f"{folder}/inject.py", relay, "/home/a/.arsenale"]}  # fmt: skip
+    track = {"type": "command", "timeout": 2,
+             "command": shlex.join(["/v/py", "-I", "-S", f"{folder}/tracking_id.py"])}  # fmt: skip
+    return {
+        "PreToolUse": [{"matcher": "*", "hooks": [log, track]}],
+        "SessionStart": [{"hooks": [log, told]}],
+    }
+
+
+@pytest.mark.parametrize("kind", ["package", "checkout"])
+def test_entries_of_version_0_1_0_are_renewed_and_taken_out(kind: str, tmp_path: Path) -> None:
+    folder, relay = "/v/lib/python3.11/site-packages/arsenale_core/_assets/hooks", "/v/lib/x"
+    if kind == "checkout":
+        root = tmp_path / "old checkout"
+        (root / "shared" / "arsenale_relay").mkdir(parents=True)
+        folder, relay = str(root / "hooks"), "/x"
+    project = tmp_path / "project"
+    path = project / ".claude" / "settings.local.json"
+    path.parent.mkdir(parents=True)
+    old = old_entries(folder, relay)
+    mine = {"matcher": "Bash", "hooks": [{"type": "command", "command": "./inject.py"}]}
+    old["PreToolUse"].insert(0, mine)
+    for undo in (True, False):
+        path.write_text(json.dumps({"hooks": old}), encoding="utf-8")
+        host_config.apply(planned(project, undo=undo))
+        text = path.read_text(encoding="utf-8")
+        assert folder not in text
+        assert json.loads(text)["hooks"]["PreToolUse"][0] == mine
+
+
+def test_the_guard_of_version_0_1_0_is_known_and_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / ".claude" / "settings.local.json"
+    path.parent.mkdir()
+    words = ["-I", "-S", "/old/hooks/guard.py", "--closed", "/old/shared", "/home/a/.arsenale"]
+    guard = {"type": "command", "command": "/v/bin/python", "args": words}
+    path.write_text(json.dumps({"hooks": {"PreToolUse": [{"hooks": [guard]}]}}), encoding="utf-8")
+    where: dict[str, Any] = {"project": tmp_path, "home": tmp_path, "scope": "project"}
+    assert host_config.guard_mode("claude", **where) == "closed"
+    host_config.apply(host_config.plan_guard("claude", install=install(), mode="off", **where))
+    assert not path.exists()
+    assert host_config.guard_mode("claude", **where) == "off"
+
+
+def test_nothing_of_ours_stays_in_a_project(tmp_path: Path) -> None:
+    (tmp_path / ".mcp.json").write_text('{"mcpServers": {"a": {}}}', encoding="utf-8")
+    for host in HOSTS:
+        host_config.apply(planned(tmp_path, host))
+    assert [path for path in tmp_path.rglob("*") if "backup" in path.name] == []
+    for host in HOSTS:
+        host_config.apply(planned(tmp_path, host, undo=True))
+    assert [path.name for path in tmp_path.rglob("*")] == [".mcp.json"]
+
+
+def test_a_backup_of_version_0_1_0_is_still_read_and_then_removed(tmp_path: Path) -> None:
+    text = '{"mcpServers":\n\t{}}'
+    path = tmp_path / ".mcp.json"
+    path.write_text(text, encoding="utf-8")
+    host_config.apply(planned(tmp_path))
+    for kept in (HOMES[-1] / "backups").iterdir():
+        kept.unlink()
+    path.with_name(".mcp.json.arsenale-backup").write_text(text, encoding="utf-8")
+    host_config.apply(planned(tmp_path, undo=True))
+    assert files(tmp_path) == {".mcp.json": text.encode()}

@@ -112,7 +112,7 @@ def test_the_plugin_logs_the_events_that_init_installs() -> None:
     for event, [group] in hooks.items():
         handler, *others = group["hooks"]
         assert len(others) == (event.lower() in INJECTS)
-        script = handler["args"][0].replace("${CLAUDE_PLUGIN_ROOT}", str(HOOKS.parent))
+        script = handler["args"][3].replace("${CLAUDE_PLUGIN_ROOT}", str(HOOKS))
         assert Path(script).is_file()
         assert handler["timeout"] <= 5
         assert ("matcher" in group) == (event in TOOL_EVENTS)
@@ -121,6 +121,20 @@ def test_the_plugin_logs_the_events_that_init_installs() -> None:
 def test_the_plugin_and_the_package_have_one_version() -> None:
     from arsenale_relay import __version__  # noqa: PLC0415
 
-    for name in ("plugin.json", "marketplace.json"):
-        text = (HOOKS.parent / ".claude-plugin" / name).read_text(encoding="utf-8")
+    manifests = HOOKS / ".claude-plugin"
+    for path in (*manifests.iterdir(), HOOKS.parent / ".claude-plugin" / "marketplace.json"):
+        text = path.read_text(encoding="utf-8")
         assert f'"version": "{__version__}"' in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'\xef\xbb\xbf{"tool_use_id":"toolu_1"}', b'{"tool_use_id":"toolu_1","a":"\\ud83d"}',
+        b'{"tool_use_id":"toolu_1","a":"\xe9\xff"}', b'{"tool_use_id":"toolu_1","a":NaN}',
+        b'{"tool_use_id":"toolu_1","a":"\x01\n"}',
+    ],
+)  # fmt: skip
+def test_an_odd_byte_does_not_silence_a_hook(text: bytes) -> None:
+    done = run([sys.executable, "-I", "-S", str(HOOKS / "tracking_id.py")], text)
+    assert b"toolu_1" in done.stdout

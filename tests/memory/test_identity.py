@@ -56,20 +56,6 @@ def test_the_nearer_level_wins_lists_go_on_and_origins_are_told() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("name = ", "mend the file"),
-        ("nam = 'x'", "no key 'nam'"),
-        ("rules = 'x'", "must be a list"),
-    ],
-)
-def test_a_wrong_identity_file_is_named(text: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "identity.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(InvalidError, match=said):
-        levels.read(tmp_path / "identity.toml")
-
-
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 80, "a\0b"])
 async def test_a_persona_cannot_lead_out_of_its_folder(name: str, services: Services) -> None:
     with pytest.raises(InvalidError, match="no name for a persona"):

@@ -1,0 +1,162 @@
+"""Reads identity files: what can be read counts, the rest is a problem with its line.
+
+A project's file is committed by others, maybe with a key of a newer version or in the middle of a
+merge: it must not take identity, briefing and memories away.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from arsenale_core.errors import InvalidError
+from arsenale_memory import answers
+from arsenale_memory.levels import KNOWN
+
+MAX_BYTES = 1 << 20
+
+_START = re.compile(r"""\s*(?:\[|(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.[^=\n]*)?\s*=)""")
+"""How a line begins that starts a statement of TOML."""
+
+_TYPES = {str: "a text", list: "a list", dict: "a table"}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in a file that was left out.
+
+    Attributes:
+        line: Its line, from 1; 0 where it is about the whole file.
+    """
+
+    path: Path
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        """Return the place and what is wrong there."""
+        return f"{self.path}:{self.line}: {self.what}" if self.line else f"{self.path}: {self.what}"
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the values in the file PATH, and what in it was left out; nothing for no file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}, []
+    except OSError as exc:
+        return {}, [Problem(path, 0, f"cannot be read: {exc.strerror}")]
+    if len(content) > MAX_BYTES:
+        return {}, [Problem(path, 0, f"is larger than {MAX_BYTES} bytes; it was ignored")]
+    found = list(_problems_of_encoding(content))
+    text = content.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\0", "\ufffd")
+    try:
+        said = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        said, damaged = _salvaged(text)
+        found += damaged
+    values, wrong = _checked(said, text)
+    return values, [Problem(path, line, what) for line, what in [*found, *wrong]]
+
+
+def _problems_of_encoding(content: bytes) -> Iterator[tuple[int, str]]:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        yield line, "is not UTF-8 here; the letter was replaced, save the file as UTF-8"
+
+
+def _checked(said: Mapping[str, Any], text: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """Return the values of SAID that have a known key and the right type, and the problems."""
+    values: dict[str, Any] = {}
+    found: list[tuple[int, str]] = []
+    for key, value in said.items():
+        line = _line_of(text, key)
+        if key not in KNOWN:
+            found.append((line, f"unknown key {key!r} was ignored; known are {', '.join(KNOWN)}"))
+        elif not isinstance(value, KNOWN[key]):
+            found.append((line, f"{key} was ignored, it must be {_TYPES[KNOWN[key]]}"))
+        elif key == "namespace" and not _is_namespace(value):
+            found.append((line, f"namespace {value!r} was ignored, it is not a valid name"))
+        else:
+            values[key] = value
+    return values, found
+
+
+def _is_namespace(name: object) -> bool:
+    try:
+        answers.namespace_name(cast("str", name))
+    except InvalidError:
+        return False
+    return True
+
+
+def _line_of(text: str, key: str) -> int:
+    """Return the line that sets KEY, or begins its table; 0 when it is not found."""
+    name = rf"""["']?{re.escape(key)}["']?"""
+    found = re.search(rf"(?m)^[ \t]*(?:\[+\s*{name}|{name}\s*[.=])", text)
+    return text.count("\n", 0, found.start()) + 1 if found else 0
+
+
+def _salvaged(text: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """Read TEXT statement by statement; of two values for a key, as in a merge, the first holds."""
+    values: dict[str, Any] = {}
+    found: list[tuple[int, str]] = []
+    table: str | None = ""
+    for line, chunk in _statements(text):
+        said = _parsed(f"{table or ''}\n{chunk}")
+        if said is None:
+            found.append((line, f"cannot be read and was ignored: {chunk.splitlines()[0][:60]!r}"))
+        if chunk.lstrip().startswith("["):
+            table = chunk if said is not None else None
+        if said is not None and table is not None and not _merge(values, said):
+            found.append((line, "sets a key a second time; the first value holds"))
+    return values, found
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each statement with its first line; a damaged one ends where the next starts."""
+    chunk: list[str] = []
+    begun = 1
+    for number, line in enumerate(text.split("\n"), 1):
+        if chunk and (_START.match(line) or _is_marker(line)):
+            yield begun, "\n".join(chunk)
+            chunk = []
+        if not chunk and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        begun = begun if chunk else number
+        chunk.append(line)
+        if _is_marker(line) or _parsed("\n".join(chunk)) is not None:
+            yield begun, "\n".join(chunk)
+            chunk = []
+    if chunk:
+        yield begun, "\n".join(chunk)
+
+
+def _is_marker(line: str) -> bool:
+    """Say whether LINE is a conflict marker of a merge."""
+    return re.match(r"(?:<{7}|={7}|>{7}|\|{7})(?:\s|$)", line) is not None
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _merge(values: dict[str, Any], said: Mapping[str, Any]) -> bool:
+    """Add what SAID has to VALUES, tables key by key; false when a key was there already."""
+    fresh = True
+    for key, value in said.items():
+        inner = values.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            fresh &= _merge(cast("dict[str, Any]", inner), cast("dict[str, Any]", value))
+        elif key in values:
+            fresh &= values[key] == value
+        else:
+            values[key] = value
+    return fresh
