@@ -293,7 +293,10 @@ def timeline(
 _CALL_KINDS = ("PreToolUse", "PostToolUse", "PostToolUseFailure")
 
 
-EVERYTHING = Window(label="all", grain=t.EVER, period=0, start_us=0, end_us=0)
+EVERYTHING = Window(
+    label="all", grain=t.EVER, period=0, start_us=0, end_us=0, last_period=0, last_day=LAST_DAY,
+    until_us=2**63 - 1,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ def look(project: Path) -> GitGuard | None:
 
 def repository(project: Path) -> str | None:
     """Return the name under which PROJECT's repository is remembered: its common git directory."""
-    common = _git(project, "rev-parse", "--git-common-dir")
+    common = git(project, "rev-parse", "--git-common-dir")
     return str((project / common).resolve()) if common else None
 
 
@@ -118,7 +118,7 @@ def _run_by_git(folder: Path) -> list[Path]:
 def _candidates(project: Path, folder: Path) -> list[Path]:
     """Return the files in which our lines may stand: hooks, and where managers put old ones."""
     common = repository(project)
-    top = _git(project, "rev-parse", "--show-toplevel")
+    top = git(project, "rev-parse", "--show-toplevel")
     folders = [folder, folder.parent] if folder.name == "_" else [folder]
     folders += [Path(common) / "hooks"] if common else []
     folders += [Path(top) / ".husky", Path(top) / ".husky" / "_"] if top else []
