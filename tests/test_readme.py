@@ -85,7 +85,7 @@ def test_every_command_and_option_that_a_hint_or_a_help_text_names_exists() -> N
 def test_commands_in_documents_are_found() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     wanted = {
-        "init --host",
+        "init --servers",
         "guard on --git",
         "memory forget",
         "telemetry events",
