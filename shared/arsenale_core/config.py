@@ -6,7 +6,8 @@ import nothing of ours, read `ARSENALE_HOME` by themselves).
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -283,10 +284,19 @@ def forget_environment() -> None:
         del os.environ[name]
 
 
-def use_temporary_folder(folder: Path) -> None:
+@contextmanager
+def temporary_files_in(folder: Path) -> Generator[None]:
     """Let this process and those that it starts make their temporary files in FOLDER."""
-    os.environ["TMPDIR"] = str(folder)
-    tempfile.tempdir = str(folder)
+    before, folder_before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = folder_before
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
 
 
 def one_thread_for_math() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from arsenale_core import sidecar
+from arsenale_core.config import temporary_files_in
 from arsenale_core.errors import ArsenaleError
 from arsenale_daemon import control
 from arsenale_relay import endpoint
@@ -36,10 +37,12 @@ def temporary_home() -> Generator[Path]:
     folder: Path | None = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="arsenale-example-"))
-        home = folder / "home"
-        home.mkdir(mode=0o700)
+        home, temporary = folder / "home", folder / "tmp"
+        for made in (home, temporary):
+            made.mkdir(mode=0o700)
         (home / "config.toml").write_text("http_port = 0\n", encoding="utf-8")
-        yield home
+        with temporary_files_in(temporary):  # a worker that is killed leaves files there
+            yield home
     finally:
         if folder is not None:
             remove(folder)

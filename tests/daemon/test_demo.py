@@ -122,7 +122,8 @@ def test_with_keep_the_demo_goes_on_and_tells_how_to_end_it(stranger: dict[str, 
     assert done.returncode == 0, done.stderr
     commands = re.findall(r"^  (ARSENALE_HOME=.* arsenale .*|rm -r .*)$", done.stdout, re.MULTILINE)
     assert [re.sub(r"\S*/\S*", "", command) for command in commands] == [
-        " arsenale memory list", " arsenale telemetry report", " arsenale down", "rm -r ",
+        " arsenale memory list", " arsenale telemetry report", " arsenale inference down",
+        " arsenale down", "rm -r ",
     ]  # fmt: skip
     path = f"{Path(ARSENALE).parent}{os.pathsep}{stranger['PATH']}"
     plain = {name: value for name, value in stranger.items() if name != "ARSENALE_DATABASE_URL"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from arsenale_core.config import child_environment, forget_environment, use_temporary_folder
+from arsenale_core.config import child_environment, forget_environment, temporary_files_in
 from arsenale_core.peers import Peers
 from arsenale_core.tasks import background
 from arsenale_daemon import control, temporary_home
@@ -63,9 +63,13 @@ async def _play(console: Console, folder: Path) -> None:
     home, project, temporary = folder / "home", folder / "shop", folder / "tmp"
     for made in (home, project / ".git", project / "src", temporary):
         made.mkdir(parents=True)
-    use_temporary_folder(temporary)  # a worker that is killed leaves files there
     (home / "config.toml").write_text("http_port = 0\n", encoding="utf-8")
     console.print(f"Everything happens in {folder}, which the demo deletes at its end.")
+    with temporary_files_in(temporary):  # a worker that is killed leaves files there
+        await _show(console, home, project)
+
+
+async def _show(console: Console, home: Path, project: Path) -> None:
     begun = time.perf_counter()
     with console.status("starting the daemon"):
         await anyio.to_thread.run_sync(control.up, home)
@@ -83,7 +87,7 @@ async def _play(console: Console, folder: Path) -> None:
 def _last_words(console: Console, home: Path, *, keep: bool) -> None:
     if keep:
         console.print("\nThe demo's daemon still runs. To look around, and then to end it:")
-        for command in ("memory list", "telemetry report", "down"):
+        for command in ("memory list", "telemetry report", "inference down", "down"):
             console.print(f"  ARSENALE_HOME={home} arsenale {command}", soft_wrap=True)
         console.print(f"  rm -r {home.parent}", soft_wrap=True)
     console.print("\n[bold]Next[/]")
