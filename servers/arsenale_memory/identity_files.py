@@ -79,7 +79,7 @@ def _checked(said: Mapping[str, Any], text: str) -> tuple[dict[str, Any], list[t
             found.append((line, f"unknown key {key!r} was ignored; known are {', '.join(KNOWN)}"))
         elif not isinstance(value, KNOWN[key]):
             found.append((line, f"{key} was ignored, it must be {_TYPES[KNOWN[key]]}"))
-        elif key == "namespace" and not (isinstance(value, str) and _is_namespace(value)):
+        elif key == "namespace" and not _is_namespace(cast("object", value)):
             found.append((line, f"namespace {value!r} was ignored, it is not a valid name"))
         else:
             values[key] = value

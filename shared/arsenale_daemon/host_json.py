@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from arsenale_core.errors import InvalidError
+from arsenale_daemon import jsonc
 from arsenale_daemon.host_entries import (
     Install,
     Json,
@@ -87,7 +88,7 @@ def our_servers(path: Path, text: str | None, key: str) -> list[str]:
 def enables_plugin(text: str) -> bool:
     """Say whether a settings file of Claude Code enables the plugin `arsenale`."""
     try:
-        document = json.loads(text.removeprefix("\ufeff"))
+        document = _loads(text)
         enabled = document["enabledPlugins"].items()
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -165,14 +166,10 @@ def _parse(path: Path, text: str | None) -> Json:
     if text is None or not text.strip():
         return {}
     try:
-        document = json.loads(text.removeprefix("\ufeff"))
+        document = _loads(text)
     except json.JSONDecodeError as exc:
-        commented = (
-            "; it has comments, which would be lost" if re.search(r"(?m)^\s*//", text) else ""
-        )
         raise InvalidError(
-            f"{path}, line {exc.lineno}: {exc.msg}{commented}",
-            hint="mend it, or add by hand what `arsenale init --dry-run` shows in an empty folder",
+            f"{path}, line {exc.lineno}: {exc.msg}", hint="fix that line, then run it again"
         ) from exc
     if not isinstance(document, dict):
         raise InvalidError(f"{path} is no JSON object", hint="mend or move it")
@@ -189,7 +186,7 @@ def _object(path: Path, document: Json, key: str) -> Json:
 def says_something(text: str) -> bool:
     """Say whether a host's file, JSON or TOML, holds more than an empty frame."""
     try:
-        return json.loads(text) not in ({}, {"version": 1})
+        return _loads(text) not in ({}, {"version": 1}) or "//" in text or "/*" in text
     except ValueError:
         return bool(text.strip())
 
@@ -197,7 +194,7 @@ def says_something(text: str) -> bool:
 def says_the_same(one: str, other: str) -> bool:
     """Say whether two texts of a host's file mean the same but for white space and empty frames."""
     try:
-        return _items(_pruned(json.loads(one))) == _items(_pruned(json.loads(other)))
+        return _items(_pruned(_loads(one))) == _items(_pruned(_loads(other)))
     except ValueError:
         return one.rstrip() == other.rstrip()
 
@@ -228,8 +225,16 @@ def _print(before: str | None, document: Json) -> str | None:
     """Return DOCUMENT in the manner of BEFORE; `None` when nothing is left of it."""
     if before is None:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n" if document else None
-    if before.strip() and json.loads(before.removeprefix("\ufeff")) == document:
+    if before.strip() and _loads(before) == document:
         return before
+    if _needs_care(before):
+        after = jsonc.edited(before, document)
+        if _loads(after) != document:
+            raise InvalidError(
+                "this file's comments or doubled keys cannot be kept",
+                hint="add by hand what `arsenale init --dry-run` shows in an empty folder",
+            )
+        return after
     if not document and not before.strip():
         return before
     indent = re.search(r"\n([ \t]+)\S", before)
@@ -240,6 +245,33 @@ def _print(before: str | None, document: Json) -> str | None:
         width: str | int = indent[1] if indent else 2
         text = json.dumps(document, indent=width, ensure_ascii=escaped)
     return text + ("\n" if before.endswith("\n") or not before.strip() else "")
+
+
+def _loads(text: str) -> Any:
+    """Read JSON, with comments, trailing commas and a byte order mark where there are any."""
+    try:
+        return json.loads(text.removeprefix("\ufeff"))
+    except json.JSONDecodeError:
+        return json.loads(jsonc.plain(text))
+
+
+def _needs_care(text: str) -> bool:
+    """Say whether writing TEXT anew would lose something: comments, doubled keys, CRLF, a BOM."""
+    if not text.strip():
+        return False
+    if text.startswith("\ufeff") or "\r\n" in text:
+        return True
+    doubled: list[bool] = []
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        doubled.append(len({key for key, _ in found}) < len(found))
+        return dict(found)
+
+    try:
+        json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError:
+        return True
+    return any(doubled)
 
 
 def _separators(before: str) -> tuple[str, str]:

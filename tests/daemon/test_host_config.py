@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arsenale_core.errors import ConflictError, InvalidError, UnavailableError
-from arsenale_daemon import host_config
+from arsenale_daemon import host_config, jsonc
 from arsenale_daemon.host_config import HOSTS, SCOPES, FileChange, Host, Scope
 from arsenale_daemon.host_entries import GuardMode, Install
 
@@ -148,7 +148,7 @@ def test_comments_and_order_of_toml_stay(tmp_path: Path) -> None:
         ("claude", ".mcp.json", "[]"),
         ("claude", ".mcp.json", '{"mcpServers": []}'),
         ("claude", ".claude/settings.local.json", '{"hooks": {"Stop": 1}}'),
-        ("vscode", ".vscode/mcp.json", '// mine\n{"servers": {}}'),
+        ("vscode", ".vscode/mcp.json", '// mine\n{"servers": }'),
         ("codex", ".codex/config.toml", "= broken"),
         ("codex", ".codex/config.toml", "mcp_servers = 1"),
     ],
@@ -421,3 +421,61 @@ def test_a_backup_of_version_0_1_0_is_still_read_and_then_removed(tmp_path: Path
     path.with_name(".mcp.json.arsenale-backup").write_text(text, encoding="utf-8")
     host_config.apply(planned(tmp_path, undo=True))
     assert files(tmp_path) == {".mcp.json": text.encode()}
+
+
+CARE: dict[str, str] = {
+    "comments": '// mine\n{\n  // a\n  "servers": {\n    "a": {}, // why\n    "b": {} /* z */\n  }'
+    "\n}\n",
+    "trailing commas": '{\n\t"servers": {\n\t\t"a": {},\n\t\t"b": {},\n\t},\n}\n',
+    "comment and comma": '{"servers": {"a": {}, /* x */}, // y\n}',
+    "BOM": '\ufeff{\n  "servers": {\n    "a": {}\n  }\n}\n',
+    "CRLF": '{\r\n  "servers": {\r\n    "a": {}\r\n  }\r\n}\r\n',
+    "BOM and CRLF": '\ufeff{\r\n    "inputs": [],\r\n    "servers": {}\r\n}',
+    "doubled keys": '{\n  "x": 1,\n  "x": 2,\n  "servers": {"a": {}}\n}\n',
+    "doubled servers": '{"servers": {"a": {}}, "servers": {"b": {}}}',
+    "only a comment": "{\n  // nothing yet\n}\n",
+    "a comment in an empty table": '{\n  "servers": {\n    // nothing yet\n  }\n}\n',
+    "no servers": '// top\n{\n  "inputs": [1, 2,],\n}\n// end\n',
+    "slashes in texts": '{\n  // x\n  "servers": {"a": {"url": "http://x//y", "b": "/* no */, }"}}'
+    "\n}\n",
+    "one line": '{"servers":{"a":{}},/* c */"inputs":[]}',
+}
+
+
+@pytest.mark.parametrize("kind", CARE)
+def test_comments_marks_and_line_ends_of_json_survive_both_ways(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / ".vscode" / "mcp.json"
+    path.parent.mkdir()
+    text = CARE[kind]
+    path.write_bytes(text.encode())
+    host_config.apply(planned(tmp_path, "vscode"))
+    assert planned(tmp_path, "vscode") == []
+    after = path.read_bytes().decode()
+    document = json.loads(jsonc.plain(after))
+    assert document["servers"]["arsenale-telemetry"]["type"] == "stdio"
+    before = json.loads(jsonc.plain(text))
+    assert {**before.get("servers", {})}.items() <= document["servers"].items()
+    for word in ("// mine", "// a", "// why", "/* z */", "// nothing yet", "// top", '"x": 1'):
+        assert (word in text) == (word in after)
+    assert after.startswith("\ufeff") == text.startswith("\ufeff")
+    if "\r\n" in text:
+        assert "\n" not in after.replace("\r\n", "")
+    host_config.apply(planned(tmp_path, "vscode", undo=True))
+    assert path.read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize("kind", CARE)
+def test_what_a_user_changes_beside_our_entries_stays_with_its_comments(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / ".vscode" / "mcp.json"
+    path.parent.mkdir()
+    path.write_bytes(CARE[kind].encode())
+    host_config.apply(planned(tmp_path, "vscode"))
+    now = path.read_bytes().decode()
+    at = now.index("{") + 1
+    path.write_bytes(f'{now[:at]} "later": 1, // new\n{now[at:]}'.encode())
+    host_config.apply(planned(tmp_path, "vscode", undo=True))
+    after = path.read_bytes().decode()
+    document = json.loads(jsonc.plain(after))
+    assert (document["later"], "// new" in after, "arsenale" in after) == (1, True, False)
