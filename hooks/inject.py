@@ -87,10 +87,11 @@ def kept(event: dict[str, object], home: str) -> tuple[str, bool]:
 
 
 def newest(folders: list[str], depth: int) -> float:
-    """Return when one of the files in FOLDERS, and DEPTH - 1 levels below, was changed last."""
+    """Return when FOLDERS and their TOML files, DEPTH - 1 levels deep, were changed last."""
     last = 0.0
     for folder in folders:
         try:
+            last = max(last, os.stat(folder).st_mtime)  # files that were deleted or renamed
             with os.scandir(folder) as found:
                 for entry in found:
                     if entry.name.endswith(".toml"):

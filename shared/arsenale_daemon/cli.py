@@ -56,8 +56,14 @@ class LazyGroup(TyperGroup):
         if entry is None:
             return None
         outer = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        outer.add_typer(entry.load(), name=cmd_name)
-        group = get_command(outer)
+        try:
+            outer.add_typer(entry.load(), name=cmd_name)
+            group = get_command(outer)
+        except Exception as exc:  # noqa: BLE001  # the edge to another package
+            said = f"{type(exc).__name__}: {exc}"
+            return ctx.fail(
+                f"The package with the command {cmd_name!r} is broken ({said}): reinstall it."
+            )
         assert isinstance(group, TyperGroup)
         return group.commands[cmd_name]
 
@@ -84,10 +90,13 @@ def _groups() -> "dict[str, EntryPoint]":
 
 def _help_line(entry: "EntryPoint") -> str:
     """Return the first sentence of a command group's help, read from its source, not imported."""
-    found = find_spec(entry.module)
-    if found is None or found.origin is None:
+    try:
+        found = find_spec(entry.module)
+        if found is None or found.origin is None:
+            return ""
+        source = Path(found.origin).read_text(encoding="utf-8", errors="replace")
+    except (ImportError, OSError, ValueError):  # of another package; calling it says why
         return ""
-    source = Path(found.origin).read_text(encoding="utf-8")
     match = re.search(rf'^{entry.attr} = typer\.Typer\([^")]*help="([^"]*)"', source, re.MULTILINE)
     return match[1].split(". ")[0].rstrip(".") + "." if match else ""
 
@@ -122,6 +131,15 @@ def _options(
     del version
 
 
+def _is_somewhere() -> bool:
+    """Say whether the current folder exists."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def main() -> None:
     """Run the command line.
 
@@ -136,6 +154,10 @@ def main() -> None:
         app()
     except typer.Exit as exc:
         sys.exit(exc.exit_code)
+    except FileNotFoundError:
+        if _is_somewhere():
+            raise
+        sys.exit("error: the current folder is deleted: go to another one, with `cd`")
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): no traceback, and no second one at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -82,5 +82,5 @@ class SessionStarts:
             return
         try:
             await to_thread.run_sync(session_start.write, self._home, project, text or "")
-        except OSError as exc:
+        except (OSError, ValueError) as exc:
             self._log.warning("text of a session's start not kept", reason=str(exc))

@@ -105,9 +105,27 @@ class Answers:
                 try:
                     with open(path, "rb") as file:
                         kept = json.load(file)
-                except (OSError, ValueError):
+                except (OSError, ValueError, RecursionError):
                     continue
-                if isinstance(kept, dict) and cast("Any", kept).get("version") == __version__:
+                if _is_sound(kept):
                     self._kept = cast("dict[str, Any]", kept)
                     break
         return self._kept
+
+
+def _is_sound(kept: Any) -> bool:
+    """Say whether KEPT, read from a file, has this version's shape."""
+    if not isinstance(kept, dict):
+        return False
+    found = cast("dict[str, Any]", kept)
+    return (
+        found.get("version") == __version__
+        and all(_is_table(found.get(era, {})) for era in ("legacy", "modern"))
+        and isinstance(found.get("versions", []), list)
+    )
+
+
+def _is_table(results: Any) -> bool:
+    return isinstance(results, dict) and all(
+        isinstance(result, dict) for result in cast("dict[str, Any]", results).values()
+    )

@@ -4,7 +4,15 @@ import json
 from typing import Any, cast
 
 from arsenale_relay.handshake import ACKNOWLEDGED, SUBSCRIPTION_KEY
-from arsenale_relay.messages import BATCH_VERSION, INVALID_REQUEST, Fault, check, error, parse
+from arsenale_relay.messages import (
+    BATCH_VERSION,
+    INVALID_REQUEST,
+    Fault,
+    check,
+    error,
+    parse,
+    sendable,
+)
 
 REPLAYABLE = frozenset(
     {
@@ -55,6 +63,7 @@ class InFlight:
         self._swallow: str | None = None
         self._batches: dict[str, Batch] = {}
         self._acknowledged: set[str] = set()
+        self._released = b""
 
     @property
     def waiting(self) -> bool:
@@ -78,7 +87,8 @@ class InFlight:
             value = parse(line)
             if isinstance(value, list):
                 return self._batch(cast("list[object]", value))
-            return [(line, check(value))], b""
+            message = check(value)
+            return [(sendable(line, message), message)], b""
         except Fault as fault:
             return [], fault.answer
 
@@ -98,7 +108,7 @@ class InFlight:
             except Fault as fault:
                 batch.answers.append(fault.answer)
                 continue
-            passed.append((json.dumps(message).encode() + b"\n", message))
+            passed.append((sendable(json.dumps(message).encode() + b"\n", message), message))
             if asks(message):
                 batch.waiting.add(_key(message["id"]))
         for key in batch.waiting:
@@ -142,6 +152,13 @@ class InFlight:
             batch = self._batches.pop(key, None)
             if batch is not None:
                 batch.waiting.discard(key)
+                if not batch.waiting:
+                    self._released += batch.line()
+
+    def release(self) -> bytes:
+        """Return the answers of batches whose last open request the host cancelled, once."""
+        line, self._released = self._released, b""
+        return line
 
     # To the host.
 
@@ -154,7 +171,8 @@ class InFlight:
         if line.startswith(_FROM_SERVER) and b'"id":' not in line:
             return b"" if self._is_known(line) else line + b"\n"
         if line.startswith(_RESPONSE):
-            key = _key(_leading_value(line[len(_RESPONSE) : len(_RESPONSE) + MAX_ID_BYTES]))
+            id = _leading_value(line[len(_RESPONSE) : len(_RESPONSE) + MAX_ID_BYTES])
+            key = _key((_read(line) or {}).get("id") if id is None else id)
         else:
             message = _read(line)
             if message is None or "id" not in message:

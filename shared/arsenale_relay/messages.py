@@ -4,7 +4,9 @@ JSON-RPC 2.0 sections 4 to 6, narrowed by MCP: an id is a string or an integer, 
 (specification 2025-11-25, "Base protocol"), and batches exist in revision 2025-03-26 only.
 """
 
+import codecs
 import json
+import math
 import re
 from typing import Any, cast
 
@@ -35,13 +37,13 @@ class Fault(Exception):
 
 
 def parse(line: bytes) -> Any:
-    """Return the JSON value of LINE.
+    """Return the JSON value of LINE, which is UTF-8 (MCP, "Transports").
 
     Raises:
         Fault: It is not JSON, or nested too deeply to be read.
     """
     try:
-        return json.loads(line)
+        return json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
     except RecursionError:
         text = "Parse error: the message is nested too deeply; send it flatter"
     except UnicodeDecodeError as exc:
@@ -62,13 +64,16 @@ def check(message: object) -> dict[str, Any]:
     found = cast("dict[str, Any]", message)
     id = found.get("id")
     known = isinstance(id, (str, int)) and not isinstance(id, bool)
-    key = json.dumps(id) if known or isinstance(id, float) else "null"
+    finite = isinstance(id, float) and math.isfinite(id)  # JSON has no NaN to answer with
+    key = json.dumps(id) if known or finite else "null"
     if found.get("jsonrpc") != "2.0":
         raise Fault(INVALID_REQUEST, 'Invalid request: "jsonrpc" must be "2.0"', key)
     if "id" in found and not known:
         raise Fault(INVALID_REQUEST, "Invalid request: an id is a string or an integer", key)
+    if isinstance(id, str) and not _is_text(id):
+        raise Fault(INVALID_REQUEST, "Invalid request: the id has half a surrogate pair", key)
     if "method" not in found:
-        if "result" in found or "error" in found:
+        if ("result" in found and "id" in found) or "error" in found:
             return found
         raise Fault(INVALID_REQUEST, "Invalid request: the message has no method", key)
     if not isinstance(found["method"], str):
@@ -76,6 +81,25 @@ def check(message: object) -> dict[str, Any]:
     if not isinstance(found.get("params"), (dict, type(None))):
         raise Fault(INVALID_REQUEST, "Invalid request: params must be an object", key)
     return found
+
+
+def sendable(line: bytes, message: dict[str, Any]) -> bytes:
+    """Return LINE, which is MESSAGE, without a byte order mark and without the relay's own mark.
+
+    A line that begins with the member `arsenale` is the relay's to the daemon.
+    """
+    line = line.removeprefix(codecs.BOM_UTF8)
+    if "arsenale" not in message:
+        return line
+    return json.dumps({k: v for k, v in message.items() if k != "arsenale"}).encode() + b"\n"
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def find_id(line: bytes) -> str:

@@ -146,6 +146,7 @@ class Relay:
             line, message = self._unsent.popleft()
             self._unsent_bytes -= len(line)
             self._flight.sent(line, message)
+            self._to_host += self._flight.release()
 
     # From the host to the daemon.
 
@@ -208,7 +209,11 @@ class Relay:
     def _host_closed(self) -> None:
         self._host_open = False
         self._ended_at = time.monotonic()
-        if not self._has_next():
+        if self._from_host.strip():  # a last line without its end
+            self._take(bytes(self._from_host) + b"\n")
+            self._from_host.clear()
+        to_come = self._unsent or (self._flight.waiting and not self._welcomed)
+        if not (to_come or self._has_next()):
             self._half_close()
 
     def _half_close(self) -> None:
@@ -239,7 +244,9 @@ class Relay:
         while self._unsent:
             line, message = self._unsent.popleft()
             self._unsent_bytes -= len(line)
-            if self._flight.sent(line, message):
+            passes = self._flight.sent(line, message)
+            self._to_host += self._flight.release()
+            if passes:
                 return line
         return b""
 

@@ -13,6 +13,9 @@ FOLDER = "session-start"
 
 MOST_BYTES = 1 << 18
 
+DAMAGED = (OSError, ValueError, KeyError, TypeError, RecursionError)
+"""What reading a file that somebody damaged raises."""
+
 
 def normal(project: str) -> str:
     """Return the folder PROJECT as it is named here: absolute, without a slash at its end."""
@@ -34,7 +37,7 @@ def read(home: str, project: str) -> str | None:
             kept: Any = json.loads(file.read(MOST_BYTES))
         text: object = cast("dict[str, object]", kept)["text"]
         return text if kept["project"] == normal(project) and isinstance(text, str) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return None
 
 
@@ -61,9 +64,9 @@ def projects(home: str) -> list[str]:
         try:
             with open(os.path.join(folder, name), "rb") as file:
                 project: object = json.loads(file.read(MOST_BYTES))["project"]
-                if isinstance(project, str):
+                if isinstance(project, str) and file_of(home, project).endswith(name):
                     found.append((os.fstat(file.fileno()).st_mtime, project))
-        except (OSError, ValueError, KeyError, TypeError):
+        except DAMAGED:
             continue
     return [project for _, project in sorted(found, reverse=True)]
 

@@ -47,6 +47,8 @@ ASSERTED = (
 
 LESS = (
     "no need to ultrathink this, just rename foo to bar",
+    "don't you dare ultrathink",
+    "do not dare to think harder, it is a typo",
     "please do not ultrathink, it is a typo",
     "don't think too hard about it, bump the version",
     "don't think hard, bump the version",

@@ -219,3 +219,40 @@ def test_foreground_logs_to_stderr_and_ends_on_ctrl_c(environment: dict[str, str
             assert process.wait(15) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    "entry", ["nosuchmodule.sub:app", "badmodule:app", "json:dumps", "badmodule:nothing"]
+)
+def test_a_broken_command_of_another_package_costs_only_itself(
+    environment: dict[str, str], tmp_path: Path, entry: str
+) -> None:
+    info = tmp_path / "bad-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 1\n", "utf-8")
+    (info / "entry_points.txt").write_text(f"[arsenale.commands]\nbad = {entry}\n", "utf-8")
+    (tmp_path / "badmodule.py").write_bytes(b"# \xe9\nimport nothing_here\n")
+    command = [sys.executable, "-m", "arsenale_daemon"]
+    for arguments, status in ((["--help"], 0), (["bad", "x"], 2)):
+        done = subprocess.run(
+            [*command, *arguments], env={**environment, "PYTHONPATH": str(tmp_path)},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "bad" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["init", "--dry-run"], ["guard", "status"]])
+def test_a_command_in_a_deleted_folder_names_the_remedy(
+    environment: dict[str, str], tmp_path: Path, command: list[str]
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    run = f'cd "{folder}" && rmdir "{folder}" && exec "{sys.executable}" -m arsenale_daemon "$@"'
+    done = subprocess.run(
+        ["sh", "-c", run, "sh", *command], env=environment,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "error: the current folder is deleted: go to another one, with `cd`\n"

@@ -164,6 +164,10 @@ def test_a_changed_identity_is_seen_by_the_next_session(
     later = time.time() + 1
     os.utime(folder / "identity.toml", (later, later))
     until(lambda: "You are Grace" in ask(start(cwd=tmp_path))[0])
+    os.utime(folder / "identity.toml", (1, 1))
+    until(lambda: "Grace" in (session_start.read(str(home), str(tmp_path)) or ""))
+    (folder / "identity.toml").unlink()
+    until(lambda: "Grace" not in ask(start(cwd=tmp_path))[0])
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"project": "/other", "text": "x"}'])
@@ -174,6 +178,26 @@ def test_a_damaged_kept_text_is_not_used(
     path.parent.mkdir(parents=True)
     path.write_bytes(text)
     assert session_start.read(str(home), str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 200_000, b'{"project": "\\ud800", "text": "x"}', b'{"project": "a\\u0000b"}',
+        b'{"project": 3}', b'{"project": "/w/another", "text": "x"}', b"null",
+    ],
+)  # fmt: skip
+def test_a_daemon_starts_and_stays_up_beside_a_damaged_kept_text(
+    home: Path, tmp_path: Path, ask: Ask, text: bytes
+) -> None:
+    path = Path(session_start.file_of(str(home), "/w/damaged"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text)
+    pid = control.up(home)["pid"]
+    ask(start(cwd=tmp_path))
+    until(lambda: session_start.read(str(home), str(tmp_path)) is not None)
+    answer = control.ask(home, "status")
+    assert answer and answer["pid"] == pid
 
 
 def test_before_compaction_a_checkpoint_is_taken_in_the_background(

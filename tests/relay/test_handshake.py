@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import RawHost
 
 from arsenale_daemon import control, discovery, handshakes
-from arsenale_relay import endpoint
+from arsenale_relay import __version__, endpoint
 from arsenale_relay.handshake import Answers, home_file, shipped_file
 
 Hosts = Callable[..., RawHost]
@@ -144,7 +144,19 @@ def test_a_kept_answer_of_another_version_is_not_used(
     assert Answers(str(home), "memory").answer({"id": 1, "method": "tools/list"}) is None
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"version": 1}'])
+VERSION = __version__.encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{", b"[]", b"\xff", b'{"version": 1}', b"[" * 200_000,
+        b'{"version": "' + VERSION + b'", "legacy": []}',
+        b'{"version": "' + VERSION + b'", "legacy": {"tools/list": 3}}',
+        b'{"version": "' + VERSION + b'", "modern": null}',
+        b'{"version": "' + VERSION + b'", "versions": "x"}',
+    ],
+)  # fmt: skip
 def test_a_damaged_file_in_the_home_is_ignored(home: Path, text: bytes) -> None:
     path = Path(home_file(str(home), "memory"))
     path.parent.mkdir(parents=True)
@@ -228,3 +240,26 @@ def test_a_daemon_that_accepts_and_stays_silent_costs_no_handshake(
     assert host.receive()["id"] == 0
     host.process.send_signal(signal.SIGTERM)
     accepted[0].close()
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize(
+    ("last", "answer"),
+    [
+        (b'{"jsonrpc":"2.0","id":5,"method":"ping"}', {"result": {}}),
+        (b'{"jsonrpc":"2.0","id":5,"meth', -32700),
+    ],
+)
+def test_a_last_line_without_its_end_is_answered(
+    raw_host: Hosts, home: Path, last: bytes, answer: object, warm: bool
+) -> None:
+    if warm:
+        control.up(home)
+    host = raw_host("telemetry")
+    host.shake_hands()
+    assert host.process.stdin
+    host.process.stdin.write(last)
+    status, out, _ = host.close()
+    said = json.loads(out)
+    assert (status, said["id"]) == (0, 5)
+    assert said.get("result") == {} if answer != -32700 else said["error"]["code"] == -32700

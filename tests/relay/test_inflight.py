@@ -143,3 +143,27 @@ def test_each_request_ends_in_one_answer_or_one_error(ids: list[Any], data: st.D
         assert flight.received(answer(id)) == answer(id) + b"\n"
     failed = [json.loads(error)["id"] for error in flight.lost("gone")]
     assert sorted(map(json.dumps, [*answered, *failed])) == sorted(map(json.dumps, ids))
+
+
+def test_an_answer_with_an_id_of_any_length_ends_its_request() -> None:
+    for id in ("x" * 1_900, "x" * 5_000, "ä" * 3_000, "\\" * 2_000):
+        flight = InFlight()
+        sent(flight, line(id=id, method="tools/call"))
+        assert flight.received(answer(id))
+        assert flight.lost("gone") == []
+
+
+def test_a_batch_is_answered_when_what_it_still_waits_for_is_cancelled() -> None:
+    flight = InFlight()
+    flight.answered_here(line(id=0, method="initialize"), {"method": "initialize", "id": 0},
+                         "2025-03-26")  # fmt: skip
+    calls = [{"jsonrpc": "2.0", "id": id, "method": "tools/call"} for id in (1, 2)]
+    passed, _ = flight.arrived(json.dumps(calls).encode() + b"\n")
+    for one, message in passed:
+        flight.sent(one, message)
+    assert flight.received(answer(1)) == b""
+    assert flight.release() == b""
+    sent(flight, line(method="notifications/cancelled", params={"requestId": 2}))
+    [only] = json.loads(flight.release())
+    assert only["id"] == 1
+    assert flight.release() == b""

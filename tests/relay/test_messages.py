@@ -20,7 +20,7 @@ def error_of(line: str | bytes) -> tuple[int, Any]:
     passed, answer = InFlight().arrived(raw + b"\n")
     assert not passed
     assert answer.count(b"\n") == 1
-    error = json.loads(answer)
+    error = json.loads(answer, parse_constant=pytest.fail)
     assert error["jsonrpc"] == "2.0" and error["error"]["message"]
     return error["error"]["code"], error["id"]
 
@@ -37,6 +37,12 @@ def error_of(line: str | bytes) -> tuple[int, Any]:
         ('{"params":' + DEEP + "]" * 100_000 + ',"id":8}', PARSE, 8),
         ('{"params":{"id":9,"x":' + DEEP, PARSE, None),
         ('{"jsonrpc":"2.0","id":3,"meth', PARSE, 3),
+        ('{"jsonrpc":"2.0","id":NaN,"method":"ping"}', INVALID, None),
+        ('{"jsonrpc":"2.0","id":Infinity,"method":"ping"}', INVALID, None),
+        ('{"jsonrpc":"2.0","id":-1e999,"method":"ping"}', INVALID, None),
+        (r'{"jsonrpc":"2.0","id":"a\ud800","method":"ping"}', INVALID, "a\ud800"),
+        (r'{"jsonrpc":"2.0","id":"\udc00b","method":"tools/call"}', INVALID, "\udc00b"),
+        ('{"jsonrpc":"2.0","result":{}}', INVALID, None),
         ('{"jsonrpc":"2.0","method":"ping","id":4,}', PARSE, 4),
         (b'{"jsonrpc":"2.0","id":5,"method":"ping","params":{"x":"\xff\xfe"}}', PARSE, 5),
         (b"\xff\xfe\x00", PARSE, None),
@@ -78,7 +84,6 @@ def test_every_id_that_mcp_allows_passes(id: int | str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b'\xef\xbb\xbf{"jsonrpc":"2.0","id":105,"method":"ping"}',
         b'{"jsonrpc":"2.0","id":104,"method":"ping"}\r',
         b'{"jsonrpc":"2.0","id":111,"method":"ping","params":null}',
         b'{"jsonrpc":"2.0","id":114,"method":"ping","params":{"x":NaN}}',
@@ -94,3 +99,18 @@ def test_unusual_messages_pass_unchanged(line: bytes) -> None:
 def test_any_line_is_passed_on_or_answered(raw: bytes) -> None:
     passed, answer = InFlight().arrived(raw)
     assert bool(passed) != bool(answer)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'\xef\xbb\xbf{"jsonrpc":"2.0","id":1,"method":"ping"}\n',
+        b'\xef\xbb\xbf{"arsenale":1,"jsonrpc":"2.0","id":1,"method":"ping"}\n',
+        b'{"arsenale":1,"jsonrpc":"2.0","id":1,"method":"ping"}\n',
+        b'{"arsenale":{"goodbye":1},"id":1,"jsonrpc":"2.0","method":"ping"}\n',
+    ],
+)
+def test_a_byte_order_mark_and_the_relays_own_mark_are_not_passed_on(line: bytes) -> None:
+    [(passed, _)], answer = InFlight().arrived(line)
+    assert json.loads(passed) == {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    assert passed.endswith(b"\n") and answer == b""

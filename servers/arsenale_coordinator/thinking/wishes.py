@@ -57,7 +57,7 @@ _PLAIN_LESS = re.compile(
 _CLAUSE = re.compile(r"[.,;:!?()\n—\u2013]|(?<=\s)-(?=\s)|\b(?:but|however)\b")
 
 _FILLER = (
-    r"(?:you|claude|even|ever|need|needs|have|want|wants|try|bother|start|to|use|using|any|please"
+    r"(?:you|claude|even|ever|dare|need|needs|have|want|wants|try|bother|start|to|use|using|any|please"
     r"|really|too|the|do|doing|it|me|this|that|should|must|think|be|with|for|necessary|required"
     r"|reason|point|worth|necessarily|go|into|actually|us|let|engage|turn|on|run)"
 )
