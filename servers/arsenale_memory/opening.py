@@ -39,9 +39,6 @@ QUESTIONS_KEPT = 500
 SETTLE_S = 3.0
 """How long after the start it is looked for what waits: not while someone waits for us."""
 
-REMOVALS = frozenset({"forget", "revise"})
-"""Operations after which a kept text of a session's start may hold what must not be told again."""
-
 PURGE_EVERY_S = 6 * 3600
 
 
@@ -83,11 +80,6 @@ async def open_services(
                 tasks.start_soon(made.run_release, settings.embedder_idle_s)
                 return made
 
-            def operated(operation: str) -> None:
-                used(operation)
-                if operation in REMOVALS:
-                    session_start.discard(str(settings.home))
-
             memory = Memory(
                 store=store,
                 make_knowledge=make,
@@ -96,7 +88,8 @@ async def open_services(
                 zone=zone,
                 undo_days=settings.memory_undo_days,
                 now=now,
-                used=operated,
+                used=used,
+                removed=partial(_discard_session_starts, str(settings.home)),
             )
             personas = Personas(
                 memory=memory,
@@ -168,3 +161,11 @@ async def _watch(personas: Personas) -> None:
 def _something_waits(store: MemoryStore, embedder: str) -> bool:
     with store.reading() as db:
         return bool(reading.pending(db, embedder, 1))
+
+
+def _discard_session_starts(home: str) -> None:
+    """Delete the kept texts of sessions' starts: they may hold what must not be given again."""
+    try:
+        session_start.discard(home)
+    except OSError as exc:
+        logs.get("arsenale.memory").error("kept texts not discarded", reason=str(exc))

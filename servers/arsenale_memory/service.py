@@ -1,7 +1,7 @@
 """What the memory server does, apart from how it is asked."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Literal
@@ -63,6 +63,7 @@ class Memory:
         namespace: Where memories go and are looked for when no namespace is named.
         undo_days: How long what was forgotten can be brought back.
         used: Told of each operation: its name, for the counters.
+        removed: Called before and after something is taken out of what assistants may be given.
     """
 
     store: MemoryStore
@@ -73,6 +74,7 @@ class Memory:
     undo_days: int
     now: Callable[[], float]
     used: Callable[[str], None]
+    removed: Callable[[], None] = lambda: None
     research: "Research | None" = None
     _knowledge: "Knowledge | None" = None
 
@@ -190,7 +192,8 @@ class Memory:
         def changed(before: Version, now_us: int) -> Version:
             return answers.revised(before, changes, now_us, self._moment)
 
-        written = await self.knowledge().rewrite(uid, changed)
+        with self._removing():
+            written = await self.knowledge().rewrite(uid, changed)
         return RevisedMemory(
             id=answers.handle(uid), action="revised", version=written.number,
             hint="The former version stays in the history (`read`).",
@@ -226,17 +229,28 @@ class Memory:
         self.used("forget")
         uids = [await to_thread.run_sync(self.uid, id) for id in ids]
         if at_once:
-            await to_thread.run_sync(self.store.erase, uids)
+            with self._removing():
+                await to_thread.run_sync(self.store.erase, uids)
             return [
                 RevisedMemory(id=answers.handle(uid), action="forgotten", hint="Erased for good.")
                 for uid in uids
             ]
-        await to_thread.run_sync(self.store.forget, uids, self.now_us)
+        with self._removing():
+            await to_thread.run_sync(self.store.forget, uids, self.now_us)
         until = moments.iso(self.now_us + self.undo_days * 86_400_000_000)
         return [
             RevisedMemory(id=answers.handle(uid), action="forgotten", undo_until=until)
             for uid in uids
         ]
+
+    @contextmanager
+    def _removing(self) -> Generator[None]:
+        """Report a removal on both sides of the commit: who asks between them gets the old."""
+        self.removed()
+        try:
+            yield
+        finally:
+            self.removed()
 
     async def unforget(self, id: str) -> RevisedMemory:
         """Bring back what was forgotten."""

@@ -12,7 +12,7 @@ from arsenale_daemon import paths
 from arsenale_relay import endpoint
 from arsenale_relay.start import StartError, connect_or_start
 
-ANSWER_S = 5.0
+ANSWER_S = 20.0
 START_S = 30.0
 STOP_S = 20.0
 """How long the daemon may take to answer, to start and to end, seconds."""

@@ -171,11 +171,12 @@ class Daemon:
     async def _hook(self, stream: SocketStream, hello: dict[str, Any]) -> None:
         """Answer a hook; one that has printed a session's kept text goes without an answer."""
         event, starts = hello["hook"], hello.get("starts") is True
+        asked_ns = time.time_ns()
         context = await self._servers.hook(event, starts=starts)
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             await stream.send(_line({"context": context}))
         if starts and isinstance(event, dict):
-            await self._starts.begun(cast("dict[str, Any]", event), context)
+            await self._starts.begun(cast("dict[str, Any]", event), context, asked_ns)
         else:
             self._starts.changed()
 

@@ -44,12 +44,12 @@ class SessionStarts:
         """Note that a server may answer differently now."""
         self._changed.set()
 
-    async def begun(self, event: Mapping[str, Any], text: str | None) -> None:
-        """Note that a session began, whose servers gave TEXT at EVENT."""
+    async def begun(self, event: Mapping[str, Any], text: str | None, asked_ns: int) -> None:
+        """Note that a session began, whose servers gave TEXT at EVENT when asked at ASKED_NS."""
         project = event.get("cwd")
         if isinstance(project, str) and project and event.get("source", "startup") in WHOLE:
             self._began[session_start.normal(project)] = time.monotonic()
-            await self._write(project, text)
+            await self._write(project, text, asked_ns)
 
     async def run(self) -> None:
         """Renew every text once, then after each change."""
@@ -75,12 +75,13 @@ class SessionStarts:
             session_start.forget(self._home, project)
         for project in projects[:MOST_PROJECTS]:
             event = {"hook_event_name": "SessionStart", "source": "startup", "cwd": project}
-            await self._write(project, await self._ask({**event, "preview": True}))
+            asked_ns = time.time_ns()
+            await self._write(project, await self._ask({**event, "preview": True}), asked_ns)
 
-    async def _write(self, project: str, text: str | None) -> None:
+    async def _write(self, project: str, text: str | None, asked_ns: int) -> None:
         if text is not None and session_start.read(self._home, project) == text:
             return
         try:
-            await to_thread.run_sync(session_start.write, self._home, project, text or "")
+            await to_thread.run_sync(session_start.write, self._home, project, text or "", asked_ns)
         except (OSError, ValueError) as exc:
             self._log.warning("text of a session's start not kept", reason=str(exc))

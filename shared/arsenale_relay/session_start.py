@@ -6,6 +6,7 @@ fast as without Arsenale. Standard library only.
 
 import json
 import os
+import time
 from typing import Any, cast
 
 FOLDER = "session-start"
@@ -15,6 +16,10 @@ MOST_BYTES = 1 << 18
 
 DAMAGED = (OSError, ValueError, KeyError, TypeError, RecursionError)
 """What reading a file that somebody damaged raises."""
+
+
+STAMP = "discarded"
+"""Holds when texts were discarded last, Unix nanoseconds: older answers must not be kept."""
 
 
 def normal(project: str) -> str:
@@ -36,13 +41,17 @@ def read(home: str, project: str) -> str | None:
         with open(file_of(home, project), "rb") as file:
             kept: Any = json.loads(file.read(MOST_BYTES))
         text: object = cast("dict[str, object]", kept)["text"]
-        return text if kept["project"] == normal(project) and isinstance(text, str) else None
+        ours = kept["project"] == normal(project) and kept["asked_ns"] > discarded_ns(home)
+        return text if ours and isinstance(text, str) else None
     except DAMAGED:
         return None
 
 
-def write(home: str, project: str, text: str) -> None:
+def write(home: str, project: str, text: str, asked_ns: int) -> None:
     """Keep TEXT for PROJECT; readers see the old or the new text, whole.
+
+    ASKED_NS is when the servers were asked for it, Unix nanoseconds: a text that was asked for
+    before the last `discard` may hold what was forgotten, and `read` does not return it.
 
     Raises:
         OSError: The home cannot be written.
@@ -52,8 +61,20 @@ def write(home: str, project: str, text: str) -> None:
     fresh = f"{path}.{os.getpid()}.new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-        json.dump({"project": normal(project), "text": text}, file)
+        kept = {"project": normal(project), "asked_ns": asked_ns, "text": text}
+        json.dump(kept, file)
     os.replace(fresh, path)
+    if asked_ns <= discarded_ns(home):
+        forget(home, project)
+
+
+def discarded_ns(home: str) -> int:
+    """Return when texts were discarded last, Unix nanoseconds; 0 for never."""
+    try:
+        with open(os.path.join(home, "run", FOLDER, STAMP), encoding="ascii") as file:
+            return int(file.read(30))
+    except (OSError, ValueError):
+        return 0
 
 
 def projects(home: str) -> list[str]:
@@ -72,9 +93,22 @@ def projects(home: str) -> list[str]:
 
 
 def discard(home: str) -> None:
-    """Delete every kept text: what was forgotten must not be told again."""
+    """Delete every kept text: what was forgotten must not be given again.
+
+    The stamp comes first, so that a text that is just being written does not count either.
+
+    Raises:
+        OSError: The home cannot be written.
+    """
     folder = os.path.join(home, "run", FOLDER)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    fresh = os.path.join(folder, f"{STAMP}.{os.getpid()}.new")
+    with open(fresh, "w", encoding="ascii") as file:
+        file.write(str(time.time_ns()))
+    os.replace(fresh, os.path.join(folder, STAMP))
     for name in _names(folder):
+        if name == STAMP:
+            continue
         try:
             os.unlink(os.path.join(folder, name))
         except OSError:

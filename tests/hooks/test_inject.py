@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from arsenale_daemon import control
+from arsenale_daemon.session_starts import SessionStarts
 from arsenale_relay import endpoint, session_start
 
 INJECT = Path(__file__).parents[2] / "hooks" / "inject.py"
@@ -168,6 +170,41 @@ def test_a_changed_identity_is_seen_by_the_next_session(
     until(lambda: "Grace" in (session_start.read(str(home), str(tmp_path)) or ""))
     (folder / "identity.toml").unlink()
     until(lambda: "Grace" not in ask(start(cwd=tmp_path))[0])
+
+
+def test_a_text_that_was_asked_for_before_something_was_forgotten_is_not_kept(
+    home: Path, tmp_path: Path
+) -> None:
+    asked_ns = time.time_ns()
+    session_start.discard(str(home))
+    session_start.write(str(home), str(tmp_path), "the forgotten text", asked_ns)
+    assert session_start.read(str(home), str(tmp_path)) is None
+    path = Path(session_start.file_of(str(home), str(tmp_path)))
+    assert not path.exists()
+    session_start.write(str(home), str(tmp_path), "the new text", time.time_ns())
+    assert session_start.read(str(home), str(tmp_path)) == "the new text"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    session_start.discard(str(home))
+    path.write_text(json.dumps(kept), encoding="utf-8")  # its writer was killed before it looked
+    assert session_start.read(str(home), str(tmp_path)) is None
+
+
+def test_a_renewal_that_overlaps_a_removal_keeps_nothing_of_what_was_removed(
+    home: Path, tmp_path: Path
+) -> None:
+    """The servers answer from before the removal, and the answer is written after it."""
+
+    async def ask(event: dict[str, Any]) -> str:
+        session_start.discard(str(home))
+        return "the forgotten text"
+
+    async def renew() -> None:
+        session_start.write(str(home), str(tmp_path), "the forgotten text", time.time_ns())
+        with anyio.move_on_after(0.5):
+            await SessionStarts(str(home), ask).run()
+
+    anyio.run(renew)
+    assert session_start.read(str(home), str(tmp_path)) is None
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"project": "/other", "text": "x"}'])
