@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 from arsenale_core.errors import UnavailableError
 from arsenale_inference import exits
-from arsenale_inference.tiny.card import BASE, FOLDER
 
 QUESTION, ANSWER = "What is the capital of Italy?", "Rome."
 """In the tiny model's training data; every right build answers it so."""
@@ -89,6 +88,8 @@ def main() -> None:
     except (OSError, RuntimeError, AttributeError) as exc:  # the linker refuses the library
         sys.stderr.write(f"the engine cannot be loaded: {exc}\n")
         sys.exit(REFUSED)
+    from arsenale_inference.tiny.card import BASE, FOLDER  # noqa: PLC0415  # needs gguf
+
     with asking(FOLDER / BASE, threads=THREADS) as model:
         answer = model.answer(QUESTION)
     found = {"answer": answer, "cpu": loaded_variant(), "layouts": ", ".join(wrong_layouts())}

@@ -339,3 +339,32 @@ def test_the_repaired_amx_header_compiles_and_stores_the_whole_configuration(
     before = done.stdout.partition("ldtilecfg")[0]
     stores = [line for line in before.splitlines() if "mov" in line and "(%rsp)" in line]
     assert len(stores) >= 3, "the row and column sizes are stored before they are loaded"
+
+
+EXTRAS = (
+    "gguf",
+    "llguidance",
+    "diskcache",
+    "llama_cpp",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "chromadb",
+)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "arsenale_inference.installation.installer", "arsenale_inference.checks",
+        "arsenale_inference.cli", "arsenale_genome.cli", "arsenale_memory.cli",
+        "arsenale_telemetry.cli", "arsenale_daemon.commands.setup", "arsenale_daemon.doctor",
+    ],
+)  # fmt: skip
+def test_what_a_new_user_runs_first_needs_no_extra(module: str) -> None:
+    code = (
+        f"import importlib, sys\nsys.modules.update(dict.fromkeys({EXTRAS!r}))\n"
+        f"importlib.import_module({module!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
