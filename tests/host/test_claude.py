@@ -140,3 +140,18 @@ def test_the_daemon_that_a_session_started_outlives_it(
     with messages_api([[call]]) as api:
         person.session(api, "hi", *TRUST)
     os.kill(daemon_pid(), signal.SIGCONT)
+
+
+def test_the_plugin_beside_init_counts_each_call_once(person: Person, arsenale: Run) -> None:
+    root = Path(__file__).parents[2]
+    arsenale("init", "--yes")
+    with messages_api() as api:
+        person.claude(api, "plugin", "marketplace", "add", str(root))
+        person.claude(api, "plugin", "install", "arsenale@arsenale")
+    calls: list[Call] = [("Bash", {"command": "true", "description": "nothing"})] * 2
+    with messages_api([[call] for call in calls]) as api:
+        session = person.session(api, "work", *TRUST)
+    assert session.result["subtype"] == "success"
+    report = json.loads(arsenale("telemetry", "report", "--json").stdout)
+    [row] = [row for row in report["usage"]["rows"] if row["name"] == "Bash"]
+    assert row["calls"] == 2
