@@ -13,7 +13,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 help:            ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
 
-install: $(VENV)/.installed ## Make .venv and install arsenale into it.
+install: $(VENV)/bin/arsenale ## Make .venv and install arsenale into it.
 
 demo: install    ## Show in a minute what each server is for, in a temporary home.
 	@$(BIN)/python -m arsenale_inference.installation --constraint constraints.txt || echo "The demo goes on without local models."
@@ -64,10 +64,10 @@ $(VENV)/.made:
 	$(PIP) --upgrade pip
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/bin/arsenale: $(VENV)/.made pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.developed: $(VENV)/.installed
+$(VENV)/.developed: $(VENV)/bin/arsenale
 	$(PIP) --group dev
 	touch $@

@@ -14,6 +14,8 @@ import structlog
 from structlog.stdlib import BoundLogger
 from structlog.typing import Processor
 
+from arsenale_core.config import make_private
+
 Logger: TypeAlias = BoundLogger
 
 _SHARED: tuple[Processor, ...] = (
@@ -59,7 +61,7 @@ def configure(
     _attach(stderr, structlog.dev.ConsoleRenderer(colors=False))
     if file is not None:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(file.parent)
             handler = _PrivateRotatingFile(file, maxBytes=max_bytes, backupCount=backups)
         except OSError as exc:
             root.warning("no log file: %s", exc)

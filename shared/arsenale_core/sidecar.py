@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from arsenale_core import locks
-from arsenale_core.config import plain_environment
+from arsenale_core.config import make_private, plain_environment
 from arsenale_core.errors import UnavailableError
 
 START_S = 30.0
@@ -152,7 +152,7 @@ def _err_file(home: Path) -> Path:
 
 def _spawn(home: Path) -> int:
     """Start the sidecar in a session of its own; return its process id."""
-    _err_file(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(_err_file(home).parent)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
     err = os.open(_err_file(home), flags, 0o600)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

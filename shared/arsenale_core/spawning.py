@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from arsenale_core.config import plain_environment
+from arsenale_core.config import make_private, plain_environment
 
 
 def spawn(module: str, home: Path, err: Path) -> int:
@@ -12,7 +12,7 @@ def spawn(module: str, home: Path, err: Path) -> int:
 
     It gets no more of our environment than it needs; what it prints is appended to ERR (0600).
     """
-    err.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(err.parent)
     out = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -226,7 +226,7 @@ fi
 case $arsenale_guard in
 0) ;;
 {REFUSED}) exit 1 ;;
-*) echo "arsenale guard: {GONE}" >&2 ;;
+*) echo {shlex.quote(f"arsenale guard: {GONE}")} >&2 ;;
 esac
 {END}
 """

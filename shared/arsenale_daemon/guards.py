@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import TypeAdapter
 
-from arsenale_core.config import Settings
+from arsenale_core.config import Settings, make_private
 from arsenale_core.errors import ArsenaleError
 from arsenale_daemon import git_guard, host_config, install
 from arsenale_daemon.git_guard import GitGuard
@@ -82,9 +82,10 @@ def remember(settings: Settings, project: Path, mode: GuardMode) -> None:
         modes[name] = mode
     if modes != before:
         path = settings.home / REMEMBERED
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         fresh = path.with_name(f".{REMEMBERED}.{os.getpid()}")
         fresh.write_text(json.dumps(modes, indent=1), encoding="utf-8")
+        fresh.chmod(0o600)
         os.replace(fresh, path)
 
 

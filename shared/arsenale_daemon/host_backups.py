@@ -11,6 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from arsenale_core.config import make_private
+
 OLD_SUFFIX = ".arsenale-backup"
 
 
@@ -54,7 +56,7 @@ class Backup:
         """
         missing = [str(p) for p in (self.path.parent, *self.path.parent.parents) if not p.exists()]
         self.forget()
-        self._copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._copy.parent)
         record: dict[str, Any] = {"path": str(self.path), "folders": missing}
         self._record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         self._record.chmod(0o600)

@@ -4,6 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
+from arsenale_core.config import make_private
 from arsenale_core.errors import UnavailableError
 
 
@@ -47,7 +48,7 @@ def token(home: Path) -> str:
 
 
 def _create(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     fresh = path.with_suffix(f".{os.getpid()}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:

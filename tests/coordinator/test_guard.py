@@ -19,6 +19,7 @@ from arsenale_coordinator.opening import Services
 from arsenale_coordinator.repository import edits
 from arsenale_core.surface import PEER, Peer
 from arsenale_daemon import control
+from arsenale_daemon.git_guard import GONE
 from arsenale_relay import endpoint
 
 HOOK = Path(__file__).parents[2] / "hooks" / "guard.py"
@@ -427,6 +428,25 @@ def test_without_a_daemon_a_commit_goes_on_with_a_warning_or_not_at_all(
     guard("guard", "on", "--git", "--closed", "--yes")
     closed = commit(repo)
     assert (closed.returncode, "arsenale up" in closed.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_guard_whose_program_is_gone_only_warns_and_runs_no_word_of_its_warning(
+    guard: Any, repo: Path, tmp_path: Path, closed: bool
+) -> None:
+    guard("guard", "on", "--git", "--yes", *(["--closed"] if closed else []))
+    hook = repo / ".git" / "hooks" / "pre-commit"
+    text = hook.read_text(encoding="utf-8").replace("/guard.py", "/gone.py")
+    hook.write_text(text, encoding="utf-8")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    program = programs / "arsenale"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/was-run'\n", encoding="utf-8")
+    program.chmod(0o755)
+    done = commit(repo, PATH=f"{programs}:{os.environ['PATH']}")
+    assert done.returncode == 0
+    assert done.stderr.strip() == f"arsenale guard: {GONE}"
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_outside_of_a_repository_there_is_no_git_to_guard(guard: Any, tmp_path: Path) -> None:

@@ -155,6 +155,41 @@ def test_the_plugin_beside_init_is_reported(arsenale: Run, user: Path) -> None:
     arsenale("init", "--undo", "--yes")
     doctor = {c["name"]: c for c in json.loads(arsenale("doctor", "--json").stdout)}
     assert doctor["hosts"]["found"] == "connected: claude (plugin)"
+    assert "claude plugin uninstall arsenale@arsenale" in arsenale("uninstall", "--yes").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("init", "--yes"),
+        ("init", "--yes", "--scope", "user"),
+        ("guard", "on", "--yes"),
+        ("guard", "on", "--git", "--yes"),
+        ("memory", "add", "We release on Tuesdays."),
+        ("up",),
+        ("doctor",),
+    ],
+    ids=" ".join,
+)
+def test_whatever_makes_the_home_it_is_private(
+    arsenale: Run, environment: dict[str, str], home: Path, words: tuple[str, ...]
+) -> None:
+    home /= "new"
+    environment |= {"ARSENALE_HOME": str(home), "ARSENALE_HTTP_PORT": "0"}
+    arsenale(*words)
+    try:
+        assert home.stat().st_mode & 0o777 == 0o700
+        folders = [path for path in home.rglob("*") if path.is_dir()]
+        assert [path for path in folders if path.stat().st_mode & 0o077] == []
+    finally:
+        arsenale("down")
+
+
+@pytest.mark.parametrize("words", [("init",), ("init", "--diff"), ("uninstall",)], ids=" ".join)
+def test_what_nobody_agreed_to_fails(arsenale: Run, words: tuple[str, ...]) -> None:
+    done = arsenale(*words)
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr and "add --yes" in done.stderr
 
 
 @slow

@@ -99,6 +99,8 @@ def uninstall(
         if data or (not yes and confirmed(f"Also delete {settings.home}?", yes=False)):
             keep = removal.delete_data(settings)
         say(keep)
+        if host_config.plugin_is_enabled(checkout.root(Path.cwd()), Path.home()):
+            say("The plugin stays: claude plugin uninstall arsenale@arsenale")
         say(f"The package itself: {sys.executable} -m pip uninstall arsenale")
         say("Models and embeddings that were downloaded may stay in ~/.cache.")
 

@@ -47,11 +47,15 @@ def errors_shown() -> Generator[None]:
 def confirmed(question: str, *, yes: bool) -> bool:
     """Return whether the person at the terminal agrees; without one only `--yes` does.
 
-    Nothing is written on behalf of a person who could not be asked.
+    Raises:
+        InvalidError: There is no terminal, so nobody could be asked.
     """
+    from arsenale_core.errors import InvalidError  # noqa: PLC0415  # --version needs none
+
     if yes:
         return True
     if not sys.stdin.isatty():
-        typer.echo("There is no terminal to ask at: add --yes to agree.", err=True)
-        return False
+        raise InvalidError(
+            "nothing was changed, as there is no terminal to ask at", hint="add --yes to agree"
+        )
     return typer.confirm(question, default=True)
