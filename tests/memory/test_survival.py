@@ -60,7 +60,11 @@ def run_and_kill(home: Path, kills: int, writers: int, seed: int) -> list[tuple[
     made = writers
     try:
         for _ in range(kills):
+            before = log.stat().st_size
             time.sleep(chance.uniform(0.02, 0.4))
+            deadline = time.monotonic() + 20
+            while log.stat().st_size == before and time.monotonic() < deadline:
+                time.sleep(0.01)  # on a busy machine nobody would get to write between two kills
             victim = chance.randrange(writers)
             dead = running[victim]
             assert dead.poll() is None, dead.communicate()[1].decode()[-2000:]
