@@ -35,6 +35,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, "Floats"]]:
+    if find_spec("llama_cpp") is None:
+        pytest.skip("the engine is not installed: `make inference`")
     from arsenale_inference.engine.testing import (  # noqa: PLC0415  # llama_cpp may be absent
         TINY,
         random_weights,
