@@ -15,7 +15,7 @@ import pytest
 
 from arsenale_inference.catalogue import TINY as FOLDER
 from arsenale_inference.engine import bindings
-from arsenale_inference.tiny.corpus import TURN_END, base_pairs, fact_pairs, question_text
+from arsenale_inference.tiny.corpus import base_pairs, fact_pairs, question_text
 
 if TYPE_CHECKING:
     from tests.inference.conftest import Sidecar
@@ -106,15 +106,6 @@ def library() -> Iterator[Library]:
     made.close()
 
 
-def until_end(tokens: list[str]) -> list[str]:
-    """The answer with its end token.
-
-    Beyond it the model was not trained and next tokens are nearly equal: which comes depends on the
-    rounding of llama.cpp's kernels, which differs with the rows of a step on processors with AMX.
-    """
-    return tokens[: tokens.index(TURN_END) + 1] if TURN_END in tokens else tokens
-
-
 @pytest.fixture(scope="module")
 def exact(start_for_module: Callable[..., "Sidecar"]) -> "Sidecar":
     return start_for_module(exact=True, answers=0, threads=1)
@@ -123,7 +114,7 @@ def exact(start_for_module: Callable[..., "Sidecar"]) -> "Sidecar":
 @pytest.fixture(scope="module")
 def expected(library: Library) -> list[list[str]]:
     return [
-        until_end(library.greedy(question_text(question), STACKS[model]))
+        library.greedy(question_text(question), STACKS[model])
         for question, model in zip(QUESTIONS, MODELS, strict=True)
     ]
 
@@ -135,7 +126,7 @@ def said(exact: "Sidecar", question: str, model: str) -> list[str]:
     }  # fmt: skip
     answer = exact.http.post("/v1/completions", json=body)
     assert answer.status_code == 200, answer.text
-    return until_end(answer.json()["choices"][0]["logprobs"]["tokens"])
+    return answer.json()["choices"][0]["logprobs"]["tokens"]
 
 
 def test_there_are_prompts_enough() -> None:
