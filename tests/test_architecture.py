@@ -137,3 +137,18 @@ def test_a_module_fits_in_500_lines() -> None:
         for p in (ROOT / folder).rglob("*.py")
     }
     assert {name: n for name, n in lengths.items() if n > 500} == {}
+
+
+def test_private_folders_are_made_by_one_function() -> None:
+    """`mkdir(parents=True, mode=0o700)` leaves the folders above open to others."""
+    wrong = {
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for name in ("servers", "shared")
+        for file in (ROOT / name).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "mkdir"
+        and {"parents", "mode"} <= {word.arg for word in node.keywords}
+    }
+    assert not wrong

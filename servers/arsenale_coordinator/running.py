@@ -22,6 +22,7 @@ from arsenale_coordinator.store import CoordinatorStore
 from arsenale_core import boot, logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
+from arsenale_core.files import make_private
 from arsenale_core.store import Sql
 from arsenale_core.tasks import background
 
@@ -51,7 +52,7 @@ def main() -> int:
         backups=settings.log_backups,
         stderr_level="ERROR",
     )
-    lock_file(settings.home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(lock_file(settings.home).parent)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     descriptor = os.open(lock_file(settings.home), flags, 0o600)
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_core.files import make_private
 
 BLOCK = 2**20
 SUFFIX = ".gguf"
@@ -43,7 +44,7 @@ class Artifacts:
             UnavailableError: It cannot be made.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._folder)
             _sweep(self._folder)
             folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=self._folder))
             owner = _owned(folder)
@@ -63,7 +64,7 @@ class Artifacts:
         """
         place = self.path(sha)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(place.parent)
             _sync(staged)
             staged.replace(place)
             _sync(place.parent)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 from anyio import to_thread
 
 from arsenale_core.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from arsenale_core.files import make_private
 from arsenale_core.ids import uuid7
 from arsenale_core.store import Connection
 from arsenale_genome import adding, advice, bundle, codec, names, reading
@@ -100,7 +101,7 @@ class Exchange:
         self._check_shareable(genome, layers, include_private)
         place = path or self.home / "exports" / f"{name}{SUFFIX}"
         if path is None:
-            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(place.parent)
         place = adding.inside(place, roots)
         if place.is_dir():
             place = place / f"{name}{SUFFIX}"

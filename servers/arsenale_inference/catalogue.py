@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arsenale_core.errors import ConflictError, InvalidError, NotFoundError
+from arsenale_core.files import make_private
 from arsenale_inference.messages import Stack
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._/@ -]{0,127}$"
@@ -195,7 +196,7 @@ class Catalogue:
     @contextmanager
     def _alone(self) -> Generator[None]:
         """Hold the file against other processes, with what they wrote taken in."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._path.parent)
         with self._path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._own = _read(self._path)
@@ -213,7 +214,7 @@ class Catalogue:
     def _write(self, made: Names) -> None:
         if made == self._own:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._path.parent)
         fresh = self._path.with_suffix(f".{os.getpid()}.new")
         with fresh.open("w", encoding="utf-8") as file:
             file.write(made.model_dump_json(indent=1) + "\n")

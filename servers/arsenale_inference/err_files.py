@@ -5,6 +5,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from arsenale_core.files import make_private
+
 MOST_BYTES = 1_000_000
 """A file that has more is moved aside; with what is moved, a worker takes twice as much."""
 
@@ -25,7 +27,7 @@ def opened(path: Path) -> int:
     Raises:
         OSError: It cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     _prune(path.parent)
     bound(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

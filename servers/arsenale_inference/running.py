@@ -18,6 +18,7 @@ from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.derived import Derived
 from arsenale_core.errors import ArsenaleError, ConflictError, UnavailableError
+from arsenale_core.files import make_private
 from arsenale_core.sidecar import ALREADY_RUNS
 from arsenale_daemon import paths
 from arsenale_daemon.security import Gate, RateLimiter
@@ -140,7 +141,7 @@ def _say(home: Path, state: dict[str, Any]) -> None:
 @contextmanager
 def _only_one(home: Path) -> Generator[None]:
     path = lock_file(home)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,6 +27,7 @@ import numpy as np
 
 from arsenale_core import logs
 from arsenale_core.embedding.vectors import Vectors
+from arsenale_core.files import make_private
 from arsenale_memory.vectors import Close, ExactIndex, Ids, IndexLostError
 
 BATCH = 500
@@ -217,7 +218,7 @@ class ChromaFolder:
         """Take the folder; false when another process has it."""
         if self._lock is not None:
             return True
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._folder)
         descriptor = os.open(self._folder / "owner.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from anyio import to_thread
 
 from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_core.files import make_private
 from arsenale_memory import answers, claude_files, formats, reading
 from arsenale_memory.formats import Format, Item
 from arsenale_memory.models import MaintainReport, Moved, NewMemory, kind_of
@@ -285,7 +286,7 @@ def _transcript(file: Path) -> Iterator[Item | str]:
 def _write_lines(form: Format, path: Path, histories: Iterator[Sequence[Version]]) -> int:
     if path.exists():
         raise _taken(path)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     count = 0
 
@@ -321,7 +322,7 @@ def _write_notes(form: Format, path: Path, histories: Iterator[Sequence[Version]
     for history in histories:
         name, text = formats.markdown_out(history)
         note = path / name
-        note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(note.parent)
         note.write_bytes(text.encode())
         count += 1
     path.mkdir(parents=True, exist_ok=True)

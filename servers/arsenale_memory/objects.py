@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from arsenale_core.errors import NotFoundError, UnavailableError
+from arsenale_core.files import make_private
 
 
 class Objects:
@@ -25,7 +26,7 @@ class Objects:
         if path.exists():
             return name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(path.parent)
             fresh = path.with_name(f".{name}.{os.getpid()}")
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:

@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from arsenale_core import logs
 from arsenale_core.errors import ConflictError, InvalidError
+from arsenale_core.files import make_private
 from arsenale_memory import (
     answers,
     briefing,
@@ -116,7 +117,7 @@ class PersonaFiles:
     def render_now(self, persona: str, project: Path | None, force: bool) -> list[str]:
         """Do what `render` does, in this thread."""
         folder = self.place(persona)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         identity = self.identity(persona, project)
         known = self.known(identity, persona)
         today = moments.day(self.memory.now_us, self.zone)
@@ -156,7 +157,7 @@ class PersonaFiles:
         """Write what a checkpoint was given as a page of the day, for people to read."""
         now_us = self.memory.now_us
         folder = self.place(persona) / "memories" / moments.day(now_us, self.zone)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
         lines = [f"# {moments.iso(now_us)}"]
         for title, texts in (("Decisions", decisions), ("Conversations", conversations)):
             if texts:
@@ -167,7 +168,7 @@ class PersonaFiles:
     def relate(self, persona: str, relationships: Mapping[str, str]) -> None:
         """Merge RELATIONSHIPS (who: what) into those of PERSONA."""
         path = self.place(persona) / "relationships.json"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path.parent)
         known = json_object(path)
         known.update(relationships)
         replace_file(path, json.dumps(known, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
@@ -218,7 +219,7 @@ def _write_block(path: Path, name: str, body: str, force: bool) -> Path | None:
 def _write_new(path: Path, text: str) -> Path | None:
     if path.exists():
         return None
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     replace_file(path, text)
     return path
 
@@ -226,7 +227,7 @@ def _write_new(path: Path, text: str) -> Path | None:
 def replace_file(path: Path, text: str) -> None:
     """Write TEXT into PATH: whole, or not at all; a link stays, what it points to is written."""
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path.parent)
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(text.encode())  # line ends as they are
     with suppress(FileNotFoundError):

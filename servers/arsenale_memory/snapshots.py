@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from arsenale_core.errors import InvalidError
+from arsenale_core.files import make_private
 from arsenale_memory.objects import Objects
 
 _HERE_ONLY = frozenset({"memory_id", "namespace_id", "space", "vectors"})
@@ -102,7 +103,7 @@ def restore_files(folder: Path, files: Mapping[str, bytes], kept: Iterable[str])
     for path, data in files.items():
         target = _inside(folder, path)
         target = target.resolve() if target.is_symlink() else target  # a link of the user stays
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(target.parent)
         fresh = target.with_name(f".{target.name}.restore")
         fresh.write_bytes(data)
         fresh.replace(target)

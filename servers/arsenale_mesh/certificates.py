@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from arsenale_core.errors import UnavailableError
+from arsenale_core.files import make_private
 from arsenale_mesh.identity import Identity, did_of
 
 VALID = timedelta(days=3_650)
@@ -50,7 +51,7 @@ def write(file: Path, identity: Identity, now_s: float) -> bytes:
     key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     fresh = file.with_name(f"{file.name}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(file.parent)
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             stream.write(certificate.public_bytes(Encoding.PEM) + key)
         fresh.replace(file)

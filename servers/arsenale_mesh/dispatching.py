@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from arsenale_core.files import make_private
 from arsenale_core.store import Connection, Sql
 from arsenale_mesh.store import MeshStore
 
@@ -48,7 +49,7 @@ class DispatchLock:
             UnavailableError: The database does not answer.
         """
         self.release()
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._file.parent)
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._held.callback(os.close, descriptor)
         try:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_core.files import make_private
 
 _ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 """Bitcoin's base 58 (multibase `z`)."""
@@ -58,7 +59,7 @@ def load_or_make(file: Path) -> Identity:
         InvalidError: It holds no key.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(file.parent)
         if not file.exists():
             _write(file, make().key.private_bytes_raw().hex())
         text = file.read_text(encoding="ascii")

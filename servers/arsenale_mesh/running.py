@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
+from arsenale_core.files import make_private
 from arsenale_core.tasks import background
 from arsenale_mesh import identity
 from arsenale_mesh.identity import Identity
@@ -203,7 +204,7 @@ def main() -> int:
         settings.log_level, file=home / "logs" / "mesh-node.log",
         max_bytes=settings.log_max_bytes, backups=settings.log_backups, stderr_level="ERROR",
     )  # fmt: skip
-    lock_file(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(lock_file(home).parent)
     descriptor = os.open(lock_file(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

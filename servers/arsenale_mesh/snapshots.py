@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from arsenale_core.errors import ConflictError, InvalidError, UnavailableError
+from arsenale_core.files import make_private
 from arsenale_core.store import Connection, Sql
 from arsenale_mesh import books, changes, rows
 from arsenale_mesh.pruning import Pruned, prune
@@ -343,7 +344,7 @@ def _steady(store: MeshStore) -> Generator[Connection]:
 @contextmanager
 def _folder_beside(file: Path) -> Generator[Path]:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(file.parent)
         with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
             yield Path(folder)
     except OSError as exc:
@@ -374,7 +375,7 @@ def _alone(lock: Path) -> Generator[None]:
         ConflictError: Somebody does.
     """
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(lock.parent)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise UnavailableError(f"{lock}: {exc.strerror}", hint="make it writable to you") from exc

@@ -19,6 +19,7 @@ from typing import cast
 import orjson
 
 from arsenale_core.errors import UnavailableError
+from arsenale_core.files import make_private
 from arsenale_core.redaction import redact
 from arsenale_telemetry import lenient
 
@@ -155,7 +156,7 @@ class Spool:
     def _make(self) -> None:
         try:
             for each in (self.folder, self._claimed, self._quarantine):
-                each.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(each)
             self.folder.chmod(0o700)
         except OSError as exc:
             raise UnavailableError(

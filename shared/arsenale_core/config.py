@@ -330,17 +330,6 @@ def plain_environment(home: Path) -> dict[str, str]:
     return {**kept, f"{PREFIX}HOME": str(home)}
 
 
-def make_private(folder: Path) -> None:
-    """Make FOLDER and what is missing above it, for nobody but the user (0700).
-
-    `Path.mkdir(parents=True, mode=0o700)` opens the folders above to others: its mode is only of
-    the last.
-    """
-    for each in (*reversed(folder.parents), folder):
-        if not each.is_dir():
-            each.mkdir(mode=0o700, exist_ok=True)
-
-
 def cache_folder() -> Path:
     """Return where that lies which can be made again: `$XDG_CACHE_HOME/arsenale`."""
     given = os.environ.get("XDG_CACHE_HOME")

@@ -14,7 +14,7 @@ import structlog
 from structlog.stdlib import BoundLogger
 from structlog.typing import Processor
 
-from arsenale_core.config import make_private
+from arsenale_core.files import make_private
 
 Logger: TypeAlias = BoundLogger
 

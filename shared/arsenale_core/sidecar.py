@@ -13,8 +13,9 @@ from typing import Any
 import httpx2
 
 from arsenale_core import locks
-from arsenale_core.config import make_private, plain_environment
+from arsenale_core.config import plain_environment
 from arsenale_core.errors import UnavailableError
+from arsenale_core.files import make_private
 
 START_S = 30.0
 """How long the sidecar may take to listen; models are loaded later, when they are asked for."""

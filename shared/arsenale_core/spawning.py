@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from arsenale_core.config import make_private, plain_environment
+from arsenale_core.config import plain_environment
+from arsenale_core.files import make_private
 
 
 def spawn(module: str, home: Path, err: Path) -> int:

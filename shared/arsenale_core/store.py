@@ -21,6 +21,7 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, UnavailableError
+from arsenale_core.files import make_private
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
@@ -251,7 +252,7 @@ class HotStatement:
 def _sqlite(directory: Path, name: str) -> sa.Engine:
     path = directory / f"{name}.db"
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(directory)
         path.touch(mode=0o600)
     except OSError as exc:
         raise UnavailableError(

@@ -31,9 +31,6 @@ from arsenale_relay.messages import find_id
 CHUNK_BYTES = 65_536
 """How much is read from a socket at a time."""
 
-LAST_ANSWERS_S = 1.0
-"""How long requests that were sent before the end of the input may still take."""
-
 CANCELLED = "notifications/cancelled"
 
 
@@ -132,10 +129,6 @@ async def _feed(
                 else:
                     traffic.came(message)
                     await to_server.send(SessionMessage(message))
-            # A client may close its side right after its last request, and reads on.
-            with anyio.move_on_after(LAST_ANSWERS_S):
-                while traffic.busy:  # noqa: ASYNC110  # the traffic has no event
-                    await anyio.sleep(0.002)
 
 
 def _request_id(line: bytes) -> int | str | None:

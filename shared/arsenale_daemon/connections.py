@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from arsenale_core.files import make_private
+
 FILE = "connections.json"
 
 
@@ -51,7 +53,7 @@ def forget(home: Path, connection: Connection) -> None:
 
 
 def _write(home: Path, connections: list[Connection]) -> None:
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(home)
     rows = [asdict(connection) for connection in connections]
     document = {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "connections": rows}
     fresh = home / f".{FILE}.{os.getpid()}"

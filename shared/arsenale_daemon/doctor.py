@@ -21,6 +21,7 @@ from rich.table import Table
 from arsenale_core.checks import Check, State
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
+from arsenale_core.files import make_private
 from arsenale_daemon import (
     checkout,
     connections,
@@ -113,7 +114,7 @@ def _dependencies() -> Iterator[Check]:
 def _home(settings: Settings) -> Iterator[Check]:
     home = settings.home
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(home)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as exc:

@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias
 
 from pydantic import TypeAdapter
 
-from arsenale_core.config import Settings, make_private
+from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
+from arsenale_core.files import make_private
 from arsenale_daemon import git_guard, host_config, install
 from arsenale_daemon.git_guard import GitGuard
 from arsenale_daemon.host_config import Host, Scope

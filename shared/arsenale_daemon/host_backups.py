@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from arsenale_core.config import make_private
+from arsenale_core.files import make_private
 
 OLD_SUFFIX = ".arsenale-backup"
 

@@ -4,8 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
-from arsenale_core.config import make_private
 from arsenale_core.errors import UnavailableError
+from arsenale_core.files import make_private
 
 
 def daemon_lock(home: Path) -> Path:

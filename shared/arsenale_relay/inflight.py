@@ -71,6 +71,11 @@ class InFlight:
         return bool(self._open)
 
     @property
+    def unanswered(self) -> bool:
+        """Whether a request is open that has an end of its own: a subscription has none."""
+        return any(method != "subscriptions/listen" for method, _ in self._open.values())
+
+    @property
     def handshaking(self) -> bool:
         """Whether a replayed handshake is not answered yet: nothing else may be sent."""
         return self._swallow is not None

@@ -38,8 +38,11 @@ FAREWELL = b'{"arsenale":1,"parted":true}\n'
 RETRY_S = 0.02
 """How soon to try again when a daemon hangs up before it said welcome."""
 
+LAST_ANSWERS_S = 1.0
+"""How long a call may still take when the host has closed stdin; then the daemon cancels it."""
+
 LAST_WORDS_S = 10.0
-"""How long the daemon may take to answer what is open when the host has closed stdin."""
+"""How long after the host closed stdin the relay ends, come what may."""
 
 CRASHED = "the Arsenale daemon ended meanwhile; it may or may not be done: check, then call again"
 UNREACHABLE = "{}; the call was not made"
@@ -121,6 +124,8 @@ class Relay:
             self._answer_unsent()
         if self._daemon is None and self._wanted():
             self._connect()
+        if not self._host_open:
+            self._part()
 
     def _serve_daemon(self, events: int) -> None:
         readable = events & (select.POLLIN | select.POLLHUP | select.POLLERR)
@@ -212,11 +217,20 @@ class Relay:
         if self._from_host.strip():  # a last line without its end
             self._take(bytes(self._from_host) + b"\n")
             self._from_host.clear()
-        to_come = self._unsent or (self._flight.waiting and not self._welcomed)
-        if not (to_come or self._has_next()):
-            self._half_close()
 
-    def _half_close(self) -> None:
+    def _part(self) -> None:
+        """Tell the daemon that the host has gone, as soon as nothing is to be sent or answered.
+
+        The daemon takes the end of its input for the end of the client: it cancels what still
+        runs, so that a killed host's agent takes no work.
+        """
+        if self._welcomed:
+            late = time.monotonic() - self._ended_at > LAST_ANSWERS_S
+            to_come = self._flight.unanswered and not late
+        else:
+            to_come = self._flight.waiting
+        if self._unsent or self._has_next() or to_come:
+            return
         if self._daemon is not None:
             try:
                 self._daemon.shutdown(socket.SHUT_WR)
@@ -264,8 +278,6 @@ class Relay:
                 self._hear_out()
                 return
             self._sending = self._sending[sent:]
-        if not self._host_open:
-            self._half_close()
 
     # From the daemon to the host.
 

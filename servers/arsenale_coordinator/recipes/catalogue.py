@@ -7,6 +7,7 @@ from pathlib import Path
 from arsenale_coordinator.recipes import planning, schema
 from arsenale_coordinator.recipes.schema import Recipe
 from arsenale_core.errors import ArsenaleError, InvalidError, NotFoundError, UnavailableError
+from arsenale_core.files import make_private
 
 MOST = 1_000
 """Files that are looked at."""
@@ -62,7 +63,7 @@ class Catalogue:
         file = self.folder / f"{recipe.name}.json"
         fresh = file.with_suffix(".new")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self.folder)
             fresh.touch(mode=0o600)
             fresh.write_text(schema.dumped(recipe, indent=2) + "\n", encoding="utf-8")
             fresh.replace(file)

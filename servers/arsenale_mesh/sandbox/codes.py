@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from arsenale_core.errors import UnavailableError
+from arsenale_core.files import make_private
 
 KEY_BYTES: Final = 32
 
@@ -30,7 +31,7 @@ def load_or_make_key(file: Path) -> bytes:
         UnavailableError: It cannot be read or written, or is not one.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(file.parent)
         if not file.exists():
             _write(file, os.urandom(KEY_BYTES), first=True)
         key = file.read_bytes()
@@ -68,7 +69,7 @@ class CodeFolder:
     def put(self, engine: str, module: str, code: bytes) -> None:
         """Keep CODE; a folder that cannot be written keeps nothing."""
         with contextlib.suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self.folder)
             _write(self._file(engine, module), self._mac(engine, module, code) + code)
             self._prune()
 
