@@ -75,3 +75,36 @@ def test_a_host_that_goes_after_a_notice_for_nobody_lets_the_relay_end(
     assert host.close()[0] == 0
     assert time.monotonic() - begun < 3
     assert not locks.is_held(paths.daemon_lock(home))
+
+
+def test_a_call_sent_right_before_the_end_of_the_input_is_answered(
+    raw_host: Hosts, home: Path
+) -> None:
+    control.up(home)
+    for number in range(12):
+        host = raw_host()
+        host.greet()
+        params = {"name": "usage_report", "arguments": {"group_by": "tool"}}
+        host.send(id=number, method="tools/call", params=params)
+        status, out, _ = host.close()
+        answer = json.loads(out)
+        assert (status, answer["id"], "result" in answer) == (0, number, True), answer
+
+
+def test_a_call_that_waits_is_cancelled_soon_after_its_host_has_gone(
+    raw_host: Hosts, home: Path
+) -> None:
+    control.up(home)
+    gone, other = raw_host("coordinator"), raw_host("coordinator")
+    gone.greet(), other.greet()
+    come = {"agent": "gone", "description": "x", "wait_s": 60}
+    gone.send(id=1, method="tools/call", params={"name": "check_in", "arguments": come})
+    deadline = time.monotonic() + 20
+    while "gone" not in str(other.call("look", "check_workforce")):
+        assert time.monotonic() < deadline
+    begun = time.monotonic()
+    assert gone.close()[0] == 0
+    assert time.monotonic() - begun < 8  # not the minute it asked to wait
+    other.call("make", "assign_task", tasks=[{"title": "One"}], assign=False)
+    got = other.call("take", "check_in", agent="other", description="y")
+    assert [work["title"] for work in got["result"]["structuredContent"]["work"]] == ["One"]
