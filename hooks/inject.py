@@ -70,7 +70,8 @@ def kept(event: dict[str, object], home: str) -> tuple[str, bool]:
     """Return the kept text of the session's project, and whether it is up to date.
 
     After a compaction another, shorter text is due, which is not kept. A text of another day, or
-    older than an identity file, is out of date: the daemon has not seen the change yet.
+    older than an identity file, is out of date: the daemon has not seen the change yet. A project
+    without a text gets the text of any folder.
     """
     from arsenale_relay import session_start
 
@@ -79,11 +80,12 @@ def kept(event: dict[str, object], home: str) -> tuple[str, bool]:
         return "", False
     text = session_start.read(home, project)
     if text is None:
-        return "", False
+        return session_start.read(home, session_start.ANYWHERE) or "", False
     written = os.stat(session_start.file_of(home, project)).st_mtime
     today = time.localtime(written)[:3] == time.localtime()[:3]
     folders = [os.path.join(project, ".arsenale"), os.path.join(home, "identities")]
-    return text, today and newest(folders, 2) <= written
+    changed = max(newest(folders, 2), session_start.changed_at(home))
+    return text, today and changed <= written
 
 
 def newest(folders: list[str], depth: int) -> float:

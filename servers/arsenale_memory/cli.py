@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args
 
@@ -23,6 +23,7 @@ from arsenale_memory.models import FoundMemory, NewMemory, TrackRow
 from arsenale_memory.opening import Services, open_services
 from arsenale_memory.record import Kind, Mode, Source
 from arsenale_memory.service import Query
+from arsenale_relay import session_start
 
 app = typer.Typer(help="Memories: add, search, list, show, forget, import, export.",
                   no_args_is_help=True)  # fmt: skip
@@ -69,7 +70,8 @@ def add(
         importance=importance,
     )  # fmt: skip
     report = _run(
-        lambda s: s.memory.remember([item], namespace=namespace, source=Source(via="cli"))
+        lambda s: s.memory.remember([item], namespace=namespace, source=Source(via="cli")),
+        changes=True,
     )
     if as_json:
         _print_json(report)
@@ -204,7 +206,8 @@ def import_(
     form = _format(format)
     with _progress("imported") as told:
         report = _run(
-            lambda s: s.exchange.bring(form, path, namespace=namespace, roots=None, progress=told)
+            lambda s: s.exchange.bring(form, path, namespace=namespace, roots=None, progress=told),
+            changes=True,
         )
     if as_json:
         _print_json(report)
@@ -298,15 +301,22 @@ def stats(as_json: Json = False) -> None:
     _print_hint(found.hint)
 
 
-def _run(use: Callable[[Services], Awaitable[T]]) -> T:
-    """Open the services, USE them, close them; our errors are one line and exit status 1."""
+def _run(use: Callable[[Services], Awaitable[T]], *, changes: bool = False) -> T:
+    """Open the services, USE them, close them; our errors are one line and exit status 1.
+
+    After what CHANGES memories, texts that the daemon keeps for sessions' starts are out of date.
+    """
 
     async def whole() -> T:
         async with _services() as services:
             return await use(services)
 
     try:
-        return anyio.run(whole)
+        done = anyio.run(whole)
+        if changes:
+            with suppress(OSError):  # then a session's start lacks the news until the next change
+                session_start.mark_changed(str(Settings.read().home))
+        return done
     except ArsenaleError as exc:
         err.print(
             f"[red]error:[/] {escape(people.with_commands(str(exc), COMMANDS))}", soft_wrap=True

@@ -53,7 +53,8 @@ class SessionStarts:
 
     async def run(self) -> None:
         """Renew every text once, then after each change."""
-        await self._renew(session_start.projects(self._home))
+        kept = session_start.projects(self._home)
+        await self._renew([*kept, *(one for one in (session_start.ANYWHERE,) if one not in kept)])
         others_wait = False
         while True:
             with anyio.move_on_after(OTHERS_S if others_wait else math.inf):
@@ -79,8 +80,6 @@ class SessionStarts:
             await self._write(project, await self._ask({**event, "preview": True}), asked_ns)
 
     async def _write(self, project: str, text: str | None, asked_ns: int) -> None:
-        if text is not None and session_start.read(self._home, project) == text:
-            return
         try:
             await to_thread.run_sync(session_start.write, self._home, project, text or "", asked_ns)
         except (OSError, ValueError) as exc:

@@ -21,6 +21,12 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, RecursionError)
 STAMP = "discarded"
 """Holds when texts were discarded last, Unix nanoseconds: older answers must not be kept."""
 
+CHANGED = "changed"
+"""An empty file, as old as the last change that the daemon did not make: older texts lack it."""
+
+ANYWHERE = "/"
+"""The folder whose text a project gets that has none yet, while no daemon answers."""
+
 
 def normal(project: str) -> str:
     """Return the folder PROJECT as it is named here: absolute, without a slash at its end."""
@@ -77,6 +83,29 @@ def discarded_ns(home: str) -> int:
         return 0
 
 
+def mark_changed(home: str) -> None:
+    """Note that another process than the daemon changed what sessions get.
+
+    Texts that were written before stay, for sessions that start while no daemon answers.
+
+    Raises:
+        OSError: The home cannot be written.
+    """
+    folder = os.path.join(home, "run", FOLDER)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    path = os.path.join(folder, CHANGED)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    os.utime(path)
+
+
+def changed_at(home: str) -> float:
+    """Return when `mark_changed` was called last, Unix seconds; 0 for never."""
+    try:
+        return os.stat(os.path.join(home, "run", FOLDER, CHANGED)).st_mtime
+    except OSError:
+        return 0.0
+
+
 def projects(home: str) -> list[str]:
     """Return the projects with a kept text, the one written last first."""
     folder = os.path.join(home, "run", FOLDER)
@@ -107,7 +136,7 @@ def discard(home: str) -> None:
         file.write(str(time.time_ns()))
     os.replace(fresh, os.path.join(folder, STAMP))
     for name in _names(folder):
-        if name == STAMP:
+        if name in (STAMP, CHANGED):
             continue
         try:
             os.unlink(os.path.join(folder, name))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -135,6 +136,32 @@ def test_a_session_gets_its_kept_text_without_a_daemon_which_is_started_meanwhil
     assert "PostgreSQL" in told
     assert took_s < 1
     until((home / "run" / "daemon.json").exists)
+
+
+def test_the_first_session_of_a_project_gets_the_text_of_any_folder_without_a_daemon(
+    ask: Ask, home: Path, known: Callable[..., None], tmp_path: Path
+) -> None:
+    known("The inventory service uses PostgreSQL as its database.")
+    until(lambda: session_start.read(str(home), session_start.ANYWHERE))
+    assert control.down(home)
+    assert "PostgreSQL" in ask(start(cwd=tmp_path / "never seen"))[0]
+
+
+def test_what_the_command_line_adds_is_in_the_next_session(
+    ask: Ask, home: Path, environment: dict[str, str], known: Callable[..., None], tmp_path: Path
+) -> None:
+    known("The inventory service uses PostgreSQL as its database.")
+    until(lambda: "PostgreSQL" in ask(start(cwd=tmp_path))[0])
+    known("Anna likes green tea.")
+    until(lambda: "tea" in (session_start.read(str(home), str(tmp_path)) or ""))
+    command = [sys.executable, "-m", "arsenale_daemon", "memory", "add", "Mail goes over Redis."]
+    hook = runpy.run_path(str(INJECT))
+    assert hook["kept"](start(cwd=tmp_path), str(home))[1]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    text, usable = hook["kept"](start(cwd=tmp_path), str(home))
+    assert (not usable, "tea" in text) == (True, True)  # it is asked for again, or is the last
+    until(lambda: "Redis" in ask(start(cwd=tmp_path))[0])
+    assert hook["kept"](start(cwd=tmp_path), str(home))[1]
 
 
 def test_a_kept_text_follows_what_memory_learns_and_forgets(
