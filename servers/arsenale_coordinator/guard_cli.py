@@ -98,7 +98,11 @@ def _line(one: Guarded) -> str:
     if one.state == "gone":
         lost = f"[red]gone[/]: it was on, but {escape(one.why)}"
         return f"{one.where}: {lost}; switch it on again with `{one.mend}`"
-    what = "what cannot be checked is refused" if one.mode == "closed" else "open"
+    what = (
+        "refuses an edit that cannot be checked"
+        if one.mode == "closed"
+        else "allows an edit while the daemon is down"
+    )
     state = "on" if one.sound else f"[yellow]outdated[/], fix it with `{one.mend}`"
     return f"{one.where}: {state}; {what}; {escape(str(one.path))}"
 

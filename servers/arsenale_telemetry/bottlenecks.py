@@ -55,7 +55,8 @@ def _time_sink(tool: Group, total_us: int, tools: int) -> Bottleneck | None:
     return Bottleneck(
         kind="time_sink",
         what=tool.name,
-        evidence=f"{share:.0%} of all tool time: {tool.calls} calls, {_ms(tool.total_us)} ms",
+        evidence=f"{share:.0%} of all tool time: {counted_calls(tool.calls)}, "
+        f"{_ms(tool.total_us)} ms",
         cost_ms=_ms(tool.total_us),
         next=f"latency_report with tool={tool.name!r} shows its slowest calls",
     )
@@ -71,7 +72,7 @@ def _slow_tail(tool: Group) -> Bottleneck | None:
         kind="slow_tail",
         what=tool.name,
         evidence=f"p95 {_ms(p95)} ms is {p95 / p50:.0f} x the median {_ms(p50)} ms "
-        f"over {tool.timed} calls",
+        f"over {counted_calls(tool.timed)}",
         cost_ms=_ms((p95 - p50) * tool.timed * 0.05),
         next=f"latency_report with tool={tool.name!r} names the calls in the tail",
     )
@@ -97,7 +98,7 @@ def _large_results(tool: Group) -> Bottleneck | None:
     return Bottleneck(
         kind="large_results",
         what=tool.name,
-        evidence=f"a result has {mean:,.0f} bytes on average over {tool.calls} calls, "
+        evidence=f"a result has {mean:,.0f} bytes on average over {counted_calls(tool.calls)}, "
         f"about {mean / 4:,.0f} tokens each",
         cost_ms=0.0,
         next="ask the tool for less: a range of lines, a filter, a limit",
@@ -128,7 +129,8 @@ def _unfinished(count: int, oldest: Sequence[Mapping[str, Any]]) -> list[Bottlen
         Bottleneck(
             kind="unfinished",
             what=named,
-            evidence=f"{count} calls began and no end was seen: running, refused, or cut off",
+            evidence=f"{counted_calls(count)} began and no end was seen: running, refused, "
+            "or cut off",
             cost_ms=0.0,
             next="session_timeline shows where they stand",
         )
@@ -137,3 +139,8 @@ def _unfinished(count: int, oldest: Sequence[Mapping[str, Any]]) -> list[Bottlen
 
 def _ms(us: float) -> float:
     return round(us / 1e3, 1)
+
+
+def counted_calls(count: int) -> str:
+    """Return `1 call`, `2 calls`."""
+    return f"{count:,} call" if count == 1 else f"{count:,} calls"

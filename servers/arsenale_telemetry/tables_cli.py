@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from arsenale_telemetry.bottlenecks import counted_calls
 from arsenale_telemetry.models import (
     Bottleneck,
     BottleneckReport,
@@ -60,7 +61,7 @@ def report(
     total = usage.total
     start = "the beginning" if usage.span.label == "all" else local(usage.span.start, zone)
     yield Text(
-        f"Since {start}: {total.calls:,} calls took {duration(total.total_ms)}, "
+        f"Since {start}: {counted_calls(total.calls)} took {duration(total.total_ms)}, "
         f"{total.errors:,} failed ({total.error_rate:.0%})."
     )
     yield _tools(usage, latency)
@@ -74,7 +75,10 @@ def report(
     for one in found.bottlenecks:
         yield _finding(one)
     if latency.unfinished:
-        yield Text(f"{latency.unfinished:,} calls have no end yet: they run, or were cut off.")
+        have = "has" if latency.unfinished == 1 else "have"
+        yield Text(
+            f"{counted_calls(latency.unfinished)} {have} no end yet: still running, or cut off."
+        )
 
 
 def _table(*headings: str) -> Table:

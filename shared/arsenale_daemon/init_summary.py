@@ -84,8 +84,9 @@ def next_steps(host: Style, scope: str, install: Install, *, allowed: bool) -> l
     lines = [f"Start a new session of {host} to use it. `arsenale doctor` checks the connection."]
     if host == "claude" and project:
         lines.append(
-            "Claude Code first asks whether you trust this folder, and then to approve the "
-            f"{count} new MCP servers of .mcp.json: choose to use them all."
+            "Claude Code first asks whether you trust this folder, and then to approve "
+            + (f"the {count} MCP servers" if count > 1 else "the MCP server")
+            + " of .mcp.json: approve all that are arsenale's."
         )
     if host == "claude" and not allowed:
         lines.append(

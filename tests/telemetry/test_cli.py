@@ -105,7 +105,7 @@ def test_the_command_that_a_finding_names_shows_the_events(telemetry: Run, worke
 def test_a_report_of_one_project_counts_only_its_calls(telemetry: Run, worked: None) -> None:
     assert "6 calls" in shown(telemetry("report", "--project", "/w/app/"))
     assert LONG not in telemetry("report", "--project", "/w/app").stdout
-    assert "1 calls" in shown(telemetry("report", "-p", "/w/other"))
+    assert "1 call " in shown(telemetry("report", "-p", "/w/other"))
     assert "Nothing fits" in shown(telemetry("report", "-p", "/w"))
     found = json.loads(telemetry("report", "-p", "/w/other", "--json").stdout)
     assert [row["name"] for row in found["usage"]["rows"]] == [LONG]

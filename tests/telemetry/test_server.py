@@ -120,7 +120,7 @@ async def test_bottlenecks_carry_their_evidence(session: Telemetry, client: Clie
             "repeated_call": "the same input 10 times in one session, 3 of them failed,"
             " 5500.0 ms in all",
             "error_prone": "3 of 10 calls failed (30%)",
-            "unfinished": "1 calls began and no end was seen: running, refused, or cut off",
+            "unfinished": "1 call began and no end was seen: running, refused, or cut off",
         }
     )
 

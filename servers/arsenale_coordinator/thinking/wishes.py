@@ -74,6 +74,13 @@ _UNNEEDED = re.compile(
     r"(?:(?:not|n't|isn't|never)\s+(?:be\s+)?(?:needed|necessary|required|worth|called for)"
     r"|unnecessary|overkill|too much|nicht nötig|unnötig)"
 )
+_DECLINED = re.compile(
+    r"^\s*(?:mode\s*)?[?:,!]+\s*(?:no|nope|nah|never|nein"
+    r"|not (?:now|today|here|this time|for this))"
+    r"(?:[,.]?\s*(?:thanks|thank you|please))?\s*(?:$|[.,;!?\n])"
+)
+"""A question that the prompt answers itself: `ultrathink? no thanks`."""
+
 _SUGGESTED = re.compile(r"\bwhy (?:not|don't|do not)(?: (?:you|we))?(?: (?:just|please))?\s*$")
 
 _ADVERBS = r"(?:\s*\b(?:please|pls|kindly|really|actually|just|also|maybe|perhaps|first|then|now|always|again|carefully|do))*"  # noqa: E501
@@ -155,6 +162,8 @@ def _meant(mention: _Mention) -> Level | None:
     negation = _NEGATED.search(before)
     if negation is not None:
         return Level.SIMPLE if _forbids(negation, mention.keyword) else None
+    if _DECLINED.search(after):
+        return Level.SIMPLE
     if mention.keyword:
         if _UNNEEDED.search(after):
             return Level.SIMPLE

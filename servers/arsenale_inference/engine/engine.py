@@ -2,7 +2,6 @@
 
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,8 +105,7 @@ class Engine:
         self._composer, self._reason = _composer(options)
         self.context = _context(model, options, self._composer)
         self._ways: frozenset[Way] = _ways(self._composer, model)
-        self._room = tempfile.TemporaryDirectory(prefix="arsenale-adapters-")
-        self._adapters = Adapters(model, Path(self._room.name))
+        self._adapters = Adapters(model)
         self._slots: list[_Loaded | None] = []
         self._resolved: dict[Stack, Slots] = {}
         self._last: _Plan | None = None
@@ -455,7 +453,6 @@ class Engine:
         if self._composer is not None:
             self._composer.close()
         self.model.close()
-        self._room.cleanup()
 
 
 _ALL: Slots = ((FUSED, 1.0),)

@@ -1,5 +1,6 @@
 """LoRA layers as llama.cpp's own adapters: one stack for all rows of a step, on any backend."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,10 @@ FUSED = -1
 
 
 class Adapters:
-    """The adapters of one model, by slot; each is written to FOLDER, loaded and deleted."""
+    """The adapters of one model, by slot; each is written to a file, loaded and deleted."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
-        self._model, self._folder = model, folder
+    def __init__(self, model: Model) -> None:
+        self._model = model
         self._handles: dict[int, llama.Handle] = {}
 
     def handle(self, slot: int, layer: Layer) -> llama.Handle:
@@ -30,16 +31,14 @@ class Adapters:
             InvalidError: llama.cpp does not take it.
         """
         if slot not in self._handles:
-            path = self._folder / f"layer-{slot}.gguf"
-            write_adapter(path, layer, self._model.info.architecture)
-            self._handles[slot] = self._load(path, layer.name)
+            with tempfile.TemporaryDirectory(prefix="arsenale-adapters-") as folder:
+                path = Path(folder) / f"layer-{slot}.gguf"
+                write_adapter(path, layer, self._model.info.architecture)
+                self._handles[slot] = self._load(path, layer.name)
         return self._handles[slot]
 
     def _load(self, path: Path, name: str) -> llama.Handle:
-        try:
-            handle = llama.load_adapter(self._model.handle, path)
-        finally:
-            path.unlink()
+        handle = llama.load_adapter(self._model.handle, path)
         if not handle:
             raise InvalidError(
                 f"llama.cpp does not take layer {name}", hint="train it for this very model"
