@@ -83,9 +83,19 @@ def kept(event: dict[str, object], home: str) -> tuple[str, bool]:
         return session_start.read(home, session_start.ANYWHERE) or "", False
     written = os.stat(session_start.file_of(home, project)).st_mtime
     today = time.localtime(written)[:3] == time.localtime()[:3]
-    folders = [os.path.join(project, ".arsenale"), os.path.join(home, "identities")]
-    changed = max(newest(folders, 2), session_start.changed_at(home))
-    return text, today and changed <= written
+    changed = max(of_project(project), newest([os.path.join(home, "identities")], 2))
+    return text, today and max(changed, session_start.changed_at(home)) <= written
+
+
+def of_project(project: str) -> float:
+    """Return when the files that speak for PROJECT were changed last; links are not followed."""
+    last = 0.0
+    for name in ("", "identity.toml", "identity.local.toml"):
+        try:
+            last = max(last, os.lstat(os.path.join(project, ".arsenale", name)).st_mtime)
+        except OSError:
+            continue
+    return last
 
 
 def newest(folders: list[str], depth: int) -> float:

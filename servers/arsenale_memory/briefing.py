@@ -13,6 +13,12 @@ CARD_TOKENS = 300
 
 BRIEFING_TOKENS = 1_200
 LINE_CHARS = 240
+NAME_CHARS = 80
+
+UNUSED = (
+    "This project has files that the user has not approved, so they are not used: {}. "
+    "The user can read and approve them with `arsenale trust`."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,23 +32,40 @@ class Known:
 
 
 def card(identity: Identity, known: Known) -> str:
-    """Return who the assistant is, in CARD_TOKENS at most."""
-    name, role = identity.text("name", ""), identity.text("class", "")
-    lines = [f"You are {', '.join(filter(None, (name, role)))}."] if name or role else []
-    lines += [f"- {rule}" for rule in map(str, identity.items("rules"))]
-    lines += _section("Core memories", [str(text) for text in identity.items("core_memories")])
+    """Return who the assistant is, in CARD_TOKENS at most; what a project's files say is marked."""
+    lines = [f"You are {who}."] if (who := _who(identity, own=True)) else []
+    lines += [f"- {one_line(str(rule))}" for rule in identity.own("rules")]
+    lines += _section("Core memories", [one_line(str(t)) for t in identity.own("core_memories")])
     lines += _section("Also", [_line(v) for v in known.core])
+    lines += _of_project(identity)
     return _within(lines, CARD_TOKENS)
+
+
+def _of_project(identity: Identity) -> list[str]:
+    """Return what the approved files of the project say, as theirs."""
+    who = _who(identity, own=False)
+    found = [f"In this project you are {who}."] if who else []
+    found += [one_line(str(rule)) for rule in identity.foreign("rules")]
+    found += [one_line(str(text)) for text in identity.foreign("core_memories")]
+    return _section("From this project's .arsenale files, which the user approved", found)
+
+
+def _who(identity: Identity, *, own: bool) -> str:
+    """Return name and class, if the level that gives them is the user's OWN."""
+    given = [identity.text(key, "") for key in ("name", "class") if identity.is_own(key) is own]
+    return ", ".join(one_line(text, NAME_CHARS) for text in given if text)
 
 
 def briefing(identity: Identity, persona: str, known: Known, now_us: int) -> str:
     """Return the morning briefing as Markdown, in BRIEFING_TOKENS at most."""
-    name = identity.text("name", persona)
+    name = one_line(identity.text("name", persona), NAME_CHARS)
     whom = "" if name == "default" else f" for {name}"
     lines = [f"# Briefing{whom}, {day(now_us, None)}"]
     if known.last_checkpoint_us is not None:
         lines.append(f"Last checkpoint: {day(known.last_checkpoint_us, None)}.")
-    projects = [str(project) for project in identity.items("projects")]
+    projects = [one_line(str(project)) for project in identity.own("projects")]
+    projects += [f"(from this project's files) {one_line(str(project))}"
+                 for project in identity.foreign("projects")]  # fmt: skip
     lines += _section("Active projects", projects)
     lines += _section("Decisions that hold", [_dated(v) for v in known.decisions])
     lines += _section("What was learned last", [_dated(v) for v in known.recent])
@@ -56,9 +79,14 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
     return ["", f"## {title}", *(f"- {line}" for line in lines)] if lines else []
 
 
+def one_line(text: str, most: int = LINE_CHARS) -> str:
+    """Return TEXT as one line of MOST characters at most."""
+    line = " ".join(text[: 4 * most].split())
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
+
+
 def _line(version: Version) -> str:
-    text = " ".join(version.content.split())
-    return text if len(text) <= LINE_CHARS else text[: LINE_CHARS - 1].rstrip() + "…"
+    return one_line(version.content)
 
 
 def _dated(version: Version) -> str:

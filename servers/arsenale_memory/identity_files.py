@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from arsenale_core.errors import InvalidError
+from arsenale_core.files import read_regular
+from arsenale_core.trust import PROJECT_FILE_BYTES, Trust
 from arsenale_memory import answers
 from arsenale_memory.levels import KNOWN
-
-MAX_BYTES = 1 << 20
 
 _START = re.compile(r"""\s*(?:\[|(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.[^=\n]*)?\s*=)""")
 """How a line begins that starts a statement of TOML."""
@@ -41,15 +41,43 @@ class Problem:
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the values in the file PATH, and what in it was left out; nothing for no file."""
+    """Return the values in the file PATH of the user, and what in it was left out."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, PROJECT_FILE_BYTES, follow_links=True)
     except FileNotFoundError:
         return {}, []
-    except OSError as exc:
-        return {}, [Problem(path, 0, f"cannot be read: {exc.strerror}")]
-    if len(content) > MAX_BYTES:
-        return {}, [Problem(path, 0, f"is larger than {MAX_BYTES} bytes; it was ignored")]
+    except (OSError, InvalidError) as exc:
+        return {}, [_unread(path, exc)]
+    return parse(path, content)
+
+
+def read_trusted(path: Path, trust: Trust) -> tuple[dict[str, Any], list[Problem], str]:
+    """Return what `read` does of PATH in a project, but only of a content that the user approved.
+
+    Returns:
+        The values, what was left out, and why the whole file is not used: empty where it is used,
+        and where there is none.
+    """
+    try:
+        content = read_regular(path, PROJECT_FILE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, [], ""
+    except (OSError, InvalidError) as exc:
+        problem = _unread(path, exc)
+        return {}, [problem], problem.what
+    if not trust.holds(path, content):
+        return {}, [], "not approved"
+    return *parse(path, content), ""
+
+
+def _unread(path: Path, exc: OSError | InvalidError) -> Problem:
+    if isinstance(exc, OSError):
+        return Problem(path, 0, f"cannot be read: {exc.strerror}")
+    return Problem(path, 0, exc.what.removeprefix(f"{path} ") + "; it was ignored")
+
+
+def parse(path: Path, content: bytes) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the values in CONTENT of the file PATH, and what in it was left out."""
     found = list(_problems_of_encoding(content))
     text = content.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\0", "\ufffd")
     try:

@@ -13,7 +13,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from arsenale_core import logs
-from arsenale_memory import answers, moments
+from arsenale_memory import answers, briefing, moments
 from arsenale_memory.personas import Personas
 from arsenale_memory.record import Filter
 from arsenale_memory.service import Memory
@@ -82,9 +82,10 @@ class Injector:
         """
         begun = anyio.current_time()
         persona = self.switches.persona
+        unused = await self._unused(persona, project)
         if await self._knows_nothing(persona, project):
-            return None
-        text = await self.personas.card(persona, project)
+            return unused or None
+        text = unused + await self.personas.card(persona, project)
         if event.get("source") == "compact":
             self._told.pop(session, None)  # what was told is gone with the context
         else:
@@ -131,6 +132,11 @@ class Injector:
                 await self.personas.checkpoint(persona, project, reason=reason)
         except Exception as exc:  # noqa: BLE001  # the edge of a task: a hook takes no server down
             logs.get("arsenale.memory").warning("no checkpoint", reason=str(exc))
+
+    async def _unused(self, persona: str, project: Path | None) -> str:
+        """Return the line that says which files of the project are not used, if there are any."""
+        identity = await to_thread.run_sync(self.personas.identity, persona, project)
+        return briefing.UNUSED.format(", ".join(identity.unused)) + "\n" if identity.unused else ""
 
     async def _knows_nothing(self, persona: str, project: Path | None) -> bool:
         """Say whether there is nothing to tell: a fresh install must not talk."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
+from arsenale_core import trust
+
 Level: TypeAlias = Literal["global", "project", "local"]
 
 KNOWN = {
@@ -20,10 +22,15 @@ KNOWN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """The merged values, and for each, by dotted key, the level that it comes from."""
+    """The merged values, and for each, by dotted key, the level that it comes from.
+
+    Attributes:
+        unused: The project's files that are not used, each with the reason: nobody approved them.
+    """
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
+    unused: Sequence[str] = ()
 
     def text(self, key: str, default: str) -> str:
         """Return the text at KEY."""
@@ -33,13 +40,24 @@ class Identity:
         """Return the list at KEY, empty when there is none."""
         return list(self.values.get(key, []))
 
+    def is_own(self, key: str) -> bool:
+        """Return whether the value at KEY is the user's own, not from a file of a project."""
+        return self.origins.get(key, "global") == "global"
+
+    def own(self, key: str) -> list[Any]:
+        """Return those of the list at KEY that are the user's own."""
+        return [item for n, item in enumerate(self.items(key)) if self.is_own(f"{key}[{n}]")]
+
+    def foreign(self, key: str) -> list[Any]:
+        """Return those of the list at KEY that come from files of the project."""
+        return [item for n, item in enumerate(self.items(key)) if not self.is_own(f"{key}[{n}]")]
+
 
 def files(persona_folder: Path, project: Path | None) -> dict[Level, Path]:
     """Return where each level's file may be."""
     found: dict[Level, Path] = {"global": persona_folder / "identity.toml"}
     if project is not None:
-        found["project"] = project / ".arsenale" / "identity.toml"
-        found["local"] = project / ".arsenale" / "identity.local.toml"
+        found["project"], found["local"] = (project / file for file in trust.PROJECT_FILES)
     return found
 
 

@@ -19,6 +19,7 @@ from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.choice import open_embedder
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.tasks import background
+from arsenale_core.trust import Trust
 from arsenale_memory import reading
 from arsenale_memory.exchange import Exchange
 from arsenale_memory.injection import Injector, Switches
@@ -100,6 +101,7 @@ async def open_services(
                     asset_dir("identity_templates"),
                 ),
                 zone=zone,
+                trust=Trust(settings.home),
             )
             research = Research(
                 store=store, embedder=embedder, switched_on=settings.research, now=now

@@ -14,6 +14,7 @@ from anyio import to_thread
 from arsenale_core import logs
 from arsenale_core.errors import ConflictError, InvalidError
 from arsenale_core.files import make_private
+from arsenale_core.trust import Trust
 from arsenale_memory import (
     answers,
     briefing,
@@ -49,6 +50,7 @@ class PersonaFiles:
     Attributes:
         folder: `ARSENALE_HOME/identities`, a folder for each persona.
         templates: Where templates are looked for, the user's folder first.
+        trust: Which files of projects the user has approved.
     """
 
     memory: Memory
@@ -56,6 +58,7 @@ class PersonaFiles:
     objects: Objects
     templates: Sequence[Path]
     zone: tzinfo | None
+    trust: Trust
     _warned: dict[Path, str] = field(default_factory=lambda: dict[Path, str](), kw_only=True)
 
     def place(self, persona: str) -> Path:
@@ -71,14 +74,22 @@ class PersonaFiles:
     def identity(self, persona: str, project: Path | None) -> Identity:
         """Return who PERSONA is in PROJECT, each value with the level that it comes from.
 
-        What cannot be read in a file is left out, and logged once.
+        A file of the project counts only with the content that the user has approved. What cannot
+        be read in a file is left out, and logged once.
         """
         found: list[tuple[str, dict[str, Any]]] = []
+        unused: list[str] = []
         for level, path in levels.files(self.place(persona), project).items():
-            values, problems = identity_files.read(path)
+            why = ""
+            if level == "global":
+                values, problems = identity_files.read(path)
+            else:
+                values, problems, why = identity_files.read_trusted(path, self.trust)
+            if why:
+                unused.append(f".arsenale/{path.name} ({why})")
             found.append((level, values))
             self._warn(path, problems)
-        return levels.merge(found)
+        return replace(levels.merge(found), unused=unused)
 
     def _warn(self, path: Path, problems: Sequence[Problem]) -> None:
         text = "; ".join(str(problem) for problem in problems[:5])
@@ -91,12 +102,13 @@ class PersonaFiles:
         own = self.memory.namespace if persona == "default" else persona
         return answers.namespace_name(identity.text("namespace", own))
 
-    async def render(self, persona: str, project: Path | None, *, force: bool = False) -> list[str]:
+    async def render(self, persona: str, *, force: bool = False) -> list[str]:
         """Write the rendered identity into the persona's files; return what was written.
 
-        Only our blocks are written: what the user wrote around them stays.
+        Only our blocks are written: what the user wrote around them stays. The files serve every
+        project, so nothing of a project's own files goes into them.
         """
-        return await to_thread.run_sync(self.render_now, persona, project, force)
+        return await to_thread.run_sync(self.render_now, persona, force)
 
     def known(self, identity: Identity, persona: str) -> Known:
         """Return what a briefing of PERSONA draws on."""
@@ -114,17 +126,17 @@ class PersonaFiles:
                 last_checkpoint_us=last[0].at_us if last else None,
             )
 
-    def render_now(self, persona: str, project: Path | None, force: bool) -> list[str]:
+    def render_now(self, persona: str, force: bool) -> list[str]:
         """Do what `render` does, in this thread."""
         folder = self.place(persona)
         make_private(folder)
-        identity = self.identity(persona, project)
+        identity = self.identity(persona, None)
         known = self.known(identity, persona)
         today = moments.day(self.memory.now_us, self.zone)
         context = {
             "name": identity.text("name", persona),
             "persona_class": identity.text("class", ""),
-            "rules": [str(rule) for rule in identity.items("rules")],
+            "rules": [briefing.one_line(str(rule)) for rule in identity.items("rules")],
             "core_memories": [
                 *({"text": str(text)} for text in identity.items("core_memories")),
                 *(_shown(version, self.zone) for version in known.core),

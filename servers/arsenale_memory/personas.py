@@ -108,7 +108,7 @@ class Personas(PersonaFiles):
                 await to_thread.run_sync(self.note, persona, decisions, conversations)
             if relationships:
                 await to_thread.run_sync(self.relate, persona, relationships)
-            await to_thread.run_sync(self.render_now, persona, project, False)
+            await to_thread.run_sync(self.render_now, persona, False)
             probes = await self._probes(namespace, await to_thread.run_sync(self._asked, namespace))
             return await to_thread.run_sync(self._snapshot, persona, identity, reason, probes)
 
@@ -170,7 +170,7 @@ class Personas(PersonaFiles):
                 for key, level in identity.origins.items()
             ],
             text=text[: answers.READ_CHARS],
-            warnings=list(warnings),
+            warnings=[*(f"not used: {file}" for file in identity.unused), *warnings],
             checkpoints=[f"{at} {reason}" for at, reason, _ in self.history(persona, 10)],
             hint=None if identity.values else f"Describe {persona} in {file.parent}/identity.toml.",
         )
@@ -210,7 +210,7 @@ class Personas(PersonaFiles):
             links={namespace: self.objects.put(json.dumps(links, sort_keys=True).encode())},
             versions=count,
             probes=probes,
-            values={"values": identity.values, "origins": identity.origins},
+            values=self._own_values(persona),
         )
         sha = self.objects.put(kept.encoded())
         same = bool(last) and last[0].sha == sha
@@ -228,6 +228,11 @@ class Personas(PersonaFiles):
             briefing=self.brief(identity, persona, self.known(identity, persona)),
             hint="Nothing has changed since the last checkpoint." if same else None,
         )
+
+    def _own_values(self, persona: str) -> dict[str, Any]:
+        """Return the user's own values of PERSONA: a snapshot serves every project."""
+        own = self.identity(persona, None)
+        return {"values": own.values, "origins": own.origins}
 
     def _as_of(self, persona: str, date: str) -> tuple[str, int]:
         """Return the snapshot that stood at DATE; a bare date means the end of that day."""
@@ -274,7 +279,7 @@ class Personas(PersonaFiles):
             links={},
             versions=count,
             probes=(),
-            values={"values": identity.values, "origins": identity.origins},
+            values=self._own_values(persona),
         )
 
     def _compared(self, persona: str, old: Manifest, at_us: int, other: Manifest) -> RestoreReport:

@@ -22,7 +22,7 @@ async def watch(personas: Personas) -> None:
     async for changes in awatch(*folders, step=STEP_MS, stop_event=None):
         for persona in sorted(_touched(personas, [Path(path) for _, path in changes])):
             try:
-                written = await personas.render(persona, None)
+                written = await personas.render(persona)
             except Exception as exc:  # noqa: BLE001  # the edge of a task
                 log.warning("identity not rendered", persona=persona, reason=str(exc))
             else:

@@ -28,6 +28,7 @@ GROUPS = "arsenale.commands"
 COMMANDS = {
     "init": ("connect", "Connect an assistant: MCP servers and hooks."),
     "uninstall": ("connect", "Disconnect all assistants; on request delete the data."),
+    "trust": ("trust", "Approve a project's files, which the assistant then uses."),
     "doctor": ("setup", "Check everything that can be wrong; say how to fix it."),
     "demo": ("setup", "Show what each server is for, in a temporary home."),
     "status": ("daemon", "Show the daemon and its servers."),

@@ -114,7 +114,7 @@ async def test_a_block_that_was_changed_by_hand_is_left_alone(
     await call("remember", memories=notes("something new to show"))
     await call("checkpoint_memory")
     assert file.read_text(encoding="utf-8") == mine
-    assert "CLAUDE.md" in await services.personas.render("default", None, force=True)
+    assert "CLAUDE.md" in await services.personas.render("default", force=True)
 
 
 async def test_restoring_is_exact_and_can_itself_be_undone(folder: Path, call: Call) -> None:

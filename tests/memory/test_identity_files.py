@@ -12,6 +12,7 @@ from anyio import create_task_group
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arsenale_core.trust import PROJECT_FILE_BYTES, Trust
 from arsenale_memory import identity_files, persona_files
 from arsenale_memory.injection import Injector, Switches
 from arsenale_memory.opening import Services
@@ -67,7 +68,7 @@ def test_what_can_be_read_counts_and_the_line_is_named(kind: str, tmp_path: Path
 
 def test_files_that_cannot_be_read_at_all_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.toml").mkdir()
-    (tmp_path / "large.toml").write_bytes(b"# " + b"x" * identity_files.MAX_BYTES)
+    (tmp_path / "large.toml").write_bytes(b"# " + b"x" * PROJECT_FILE_BYTES)
     for name in ("folder.toml", "large.toml"):
         values, [problem] = identity_files.read(tmp_path / name)
         assert (values, name in str(problem)) == ({}, True)
@@ -111,6 +112,7 @@ async def test_memories_and_identity_are_given_whatever_the_identity_file_holds(
         folder = services.personas.place("default")
     folder.mkdir(parents=True)
     (folder / "identity.toml").write_bytes(content)
+    services.personas.trust.approve(folder / "identity.toml", content)
     await call("remember", memories=[{"content": "The inventory service uses PostgreSQL."}])
     started, asked = await _prompted(services, project)
     assert started is not None and "Ada" in started
@@ -130,10 +132,15 @@ def test_doctor_names_the_file_and_the_line(environment: dict[str, str], tmp_pat
         )  # fmt: skip
         return next(one for one in json.loads(done.stdout) if one["name"] == "identity")
 
-    path.write_bytes(DAMAGED["an unknown table"][0])
+    trust = Trust(Path(environment["ARSENALE_HOME"]))
+    content, _ = DAMAGED["an unknown table"]
+    path.write_bytes(content)
+    assert (check()["state"], check()["found"]) == ("warn", f"not used: {path} (not approved)")
+    trust.approve(path, content)
     assert check()["state"] == "warn"
     assert f"{path}:6: unknown key 'later'" in check()["found"]
     path.write_text(GOOD, encoding="utf-8")
+    trust.approve(path, GOOD.encode())
     assert check()["state"] == "ok"
 
 
@@ -158,7 +165,7 @@ async def test_a_link_stays_a_link_and_its_target_is_written(
         link.symlink_to(tmp_path / "between")
     elif target != "nothing":
         link.symlink_to(dotfile)
-    await services.personas.render("default", None)
+    await services.personas.render("default")
     await services.personas.checkpoint("default", None, reason="test")
     assert link.is_symlink() == (target != "nothing")
     text = (link if target == "nothing" else dotfile).read_text(encoding="utf-8")
