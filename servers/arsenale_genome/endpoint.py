@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from arsenale_core import sidecar
-from arsenale_core.config import LOOPBACK, Settings
-from arsenale_core.errors import InvalidError, UnavailableError
+from arsenale_core import endpoints, sidecar
+from arsenale_core.config import Settings
+from arsenale_core.errors import UnavailableError
 from arsenale_core.sidecar import Address
 
 START = "start it with `arsenale inference up`"
@@ -30,7 +29,7 @@ class Endpoint:
     @property
     def is_local(self) -> bool:
         """Say whether it is on this machine, where no proxy is asked."""
-        return urlsplit(self.url).hostname in LOOPBACK
+        return endpoints.is_loopback(self.url)
 
 
 def resolved(settings: Settings, start: Callable[[Path], Address] = sidecar.ensure) -> Endpoint:
@@ -41,14 +40,15 @@ def resolved(settings: Settings, start: Callable[[Path], Address] = sidecar.ensu
         InvalidError: The address is none.
     """
     if settings.inference_url:
-        key = settings.inference_key.get_secret_value() if settings.inference_key else ""
+        key = settings.inference_key.get_secret_value() if settings.inference_key else None
+        url = _base(settings.inference_url)
         return Endpoint(
-            url=_checked(settings.inference_url),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            url=url,
+            headers=endpoints.bearer(url, key),
             hint="check `inference_url` and `inference_key`, and that it runs",
         )
     found = sidecar.address(settings.home) or start(settings.home)
-    return Endpoint(url=_checked(found.url), headers=found.headers, hint=START)
+    return Endpoint(url=_base(found.url), headers=found.headers, hint=START)
 
 
 def none_runs(home: Path) -> Address:
@@ -60,13 +60,5 @@ def none_runs(home: Path) -> Address:
     raise UnavailableError(f"no sidecar of {home} runs", hint=START)
 
 
-def _checked(url: str) -> str:
-    url = url.rstrip("/").removesuffix("/v1")
-    try:
-        parts = urlsplit(url)
-        fits = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise InvalidError(f"{url!r} is no address of a server", hint="as http://127.0.0.1:8725")
-    return url
+def _base(url: str) -> str:
+    return endpoints.checked(url).removesuffix("/v1")

@@ -13,6 +13,7 @@ import anyio
 import httpx2
 from anyio.abc import TaskGroup
 
+from arsenale_core import endpoints
 from arsenale_core.errors import ArsenaleError, InvalidError, NotFoundError, UnavailableError
 from arsenale_inference.catalogue import BaseEntry, Catalogue
 from arsenale_inference.messages import Embed, Embedded, Finish, Finished, Generate, Piece, Stack
@@ -38,8 +39,12 @@ class Upstream:
         key: str | None,
         now: Callable[[], float],
     ) -> None:
-        """Ask ENTRY, which is called NAME here; KEY is its bearer token."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        """Ask ENTRY, which is called NAME here; KEY is its bearer token.
+
+        Raises:
+            InvalidError: KEY would travel in plain text.
+        """
+        headers = endpoints.bearer(entry.url or "", key)
         timeout = httpx2.Timeout(SILENT_S, connect=CONNECT_S)
         self.entry = entry
         self._name, self._now = name, now

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import httpx2
 from anyio import to_thread
 
-from arsenale_core import sidecar
+from arsenale_core import endpoints, sidecar
 from arsenale_core.config import Settings
 from arsenale_core.errors import UnavailableError
 
@@ -113,10 +113,12 @@ async def open_chat(settings: Settings) -> AsyncGenerator[ChatModel]:
 
     Raises:
         UnavailableError: The sidecar cannot be started, or no model is named.
+        InvalidError: `chat_url` is not usable, or its key would travel in plain text.
     """
     key = settings.chat_key.get_secret_value() if settings.chat_key else None
     if settings.chat_url:
-        url, headers = settings.chat_url, _headers(settings.chat_api, key)
+        url = endpoints.checked(settings.chat_url)
+        headers = _headers(url, settings.chat_api, key)
         model = settings.chat_model
     else:
         found = await to_thread.run_sync(sidecar.ensure, settings.home)
@@ -135,10 +137,11 @@ async def open_chat(settings: Settings) -> AsyncGenerator[ChatModel]:
         yield AnthropicChat(http, model) if anthropic else OpenAIChat(http, model)
 
 
-def _headers(api: str, key: str | None) -> dict[str, str]:
+def _headers(url: str, api: str, key: str | None) -> dict[str, str]:
     if api == "anthropic":
+        endpoints.check_key(url, key)
         return {"anthropic-version": ANTHROPIC_VERSION} | ({"x-api-key": key} if key else {})
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return endpoints.bearer(url, key)
 
 
 async def _post(http: httpx2.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:

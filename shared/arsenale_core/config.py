@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -22,12 +23,27 @@ from pydantic_settings import (
 )
 
 from arsenale_core.errors import InvalidError
+from arsenale_core.redaction import redact
 
 PREFIX = "ARSENALE_"
 DEFAULT_HOME = Path("~/.arsenale")
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 """The hosts that `http_host` may name: beyond loopback needs TLS and OAuth, which are not built."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedSetting:
+    """A setting that is not at its default.
+
+    Attributes:
+        value: Its value as text; a secret is masked.
+        source: Where it comes from.
+    """
+
+    name: str
+    value: str
+    source: Literal["config.toml", "environment"]
 
 
 class Settings(BaseSettings):
@@ -215,6 +231,20 @@ class Settings(BaseSettings):
         None, description="A Chroma server; without it chromadb keeps a private folder."
     )
 
+    _from_environment: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def changed(self) -> "list[ChangedSetting]":
+        """Return the settings that are not at their default; a secret's value is not shown."""
+        return [
+            ChangedSetting(
+                name=name,
+                value=redact(str(value)),
+                source="environment" if name in self._from_environment else "config.toml",
+            )
+            for name in sorted(self.model_fields_set - {"home"})
+            if (value := getattr(self, name)) != type(self).model_fields[name].default
+        ]
+
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
@@ -264,7 +294,9 @@ class Settings(BaseSettings):
         }
         file = Path(given.get("home", DEFAULT_HOME)).expanduser() / "config.toml"
         try:
-            return cls(**given)  # pyright: ignore[reportArgumentType]
+            settings = cls(**given)  # pyright: ignore[reportArgumentType]
+            settings._from_environment = frozenset(given)
+            return settings
         except ValidationError as exc:
             wrong = "; ".join(
                 f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors(include_url=False)
@@ -328,6 +360,16 @@ def plain_environment(home: Path) -> dict[str, str]:
         if name in KEPT or name.startswith(KEPT_PREFIXES)
     }
     return {**kept, f"{PREFIX}HOME": str(home)}
+
+
+CHOSEN_PREFIXES = ("PG", "SSL_CERT_")
+"""What a daemon that a person starts inherits besides: how databases and services are reached."""
+
+
+def chosen_environment(home: Path) -> dict[str, str]:
+    """Return the environment for a daemon that a person starts, with the settings in it."""
+    chosen = {k: value for k, value in os.environ.items() if k.startswith(CHOSEN_PREFIXES)}
+    return {**plain_environment(home), **chosen}
 
 
 def cache_folder() -> Path:

@@ -33,14 +33,17 @@ def ask(home: Path, command: str) -> dict[str, Any] | None:
 
 
 def up(home: Path) -> dict[str, Any]:
-    """Start HOME's daemon unless it runs; return its status.
+    """Start HOME's daemon unless it runs, with the settings in our environment; return its status.
 
     Raises:
         UnavailableError: It cannot be started.
     """
+    from arsenale_core.config import chosen_environment  # noqa: PLC0415  # `status` needs none
+
     try:
+        environment = chosen_environment(home)
         while True:
-            with connect_or_start(str(home), START_S, time.sleep) as connection:
+            with connect_or_start(str(home), START_S, time.sleep, environment) as connection:
                 if (answer := _ask(connection, "status")) is not None:
                     return answer
     except StartError as exc:

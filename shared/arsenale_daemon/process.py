@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -268,6 +268,7 @@ class Daemon:
             else None,
             "http_error": self._http_error,
             "home": str(self._settings.home),
+            "settings": [asdict(one) for one in self._settings.changed()],
         }
 
     # HTTP.

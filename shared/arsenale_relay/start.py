@@ -18,14 +18,8 @@ OTHERS_POLL_S = 0.02
 MAX_FAILURES = 3
 """After so many daemons that ended with an error no more is started: each would."""
 
-KEPT_ENVIRONMENT = (
-    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "TERM",
-    "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV", "PYTHONWARNDEFAULTENCODING",
-)  # fmt: skip
-"""What the daemon inherits besides `ARSENALE_*`, `LC_*`, `XDG_*` and `PG*`: it serves every
-session, so it must not live with the environment, and the keys, of the one that started it."""
-
-_KEPT_PREFIXES = ("ARSENALE_", "LC_", "XDG_", "PG")
+PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/bin"
+"""`PATH` of a daemon that a relay starts."""
 
 ERR_LOG_MAX_BYTES = 1_000_000
 
@@ -34,13 +28,19 @@ class StartError(Exception):
     """No daemon answered within the budget."""
 
 
-def connect_or_start(home: str, budget_s: float, wait: Callable[[float], None]) -> socket.socket:
+def connect_or_start(
+    home: str,
+    budget_s: float,
+    wait: Callable[[float], None],
+    environment: dict[str, str] | None = None,
+) -> socket.socket:
     """Return a connection to HOME's daemon, started if there is none.
 
     Args:
         home: The absolute `ARSENALE_HOME`.
         budget_s: How long to try, seconds.
         wait: Sleeps for the given seconds; may raise to give up early.
+        environment: Of a daemon that is started; by default `bare_environment`.
 
     Raises:
         StartError: The daemon cannot be started, or did not answer in time.
@@ -58,12 +58,12 @@ def connect_or_start(home: str, budget_s: float, wait: Callable[[float], None]) 
             if lock is None:
                 lock = _try_lock(home)
             elif child is None:
-                child = _spawn(home)
+                child = _spawn(home, environment)
             elif (status := _exit_status(child)) is not None:
                 # Ours ended and nobody listens: it gave up because an older one was just ending
                 # (0), or was killed (below 0), or cannot serve.
                 failures += status > 0
-                child = _spawn(home) if failures < MAX_FAILURES else child
+                child = _spawn(home, environment) if failures < MAX_FAILURES else child
             if failures == MAX_FAILURES:
                 raise StartError(_said(home, "does not start"))
             if time.monotonic() > deadline:
@@ -101,7 +101,7 @@ def _exit_status(child: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def _spawn(home: str) -> int:
+def _spawn(home: str, environment: dict[str, str] | None) -> int:
     """Start the daemon in a session of its own; its output goes to `logs/daemon.err`."""
     logs = os.path.join(home, "logs")
     os.makedirs(logs, mode=0o700, exist_ok=True)
@@ -116,7 +116,7 @@ def _spawn(home: str) -> int:
             sys.executable,
             # -P: the current folder is a project's, and what lies there is not ours to import.
             [sys.executable, "-P", "-m", "arsenale_daemon"],
-            _environment(home),
+            environment or bare_environment(home),
             file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)]
             + [(os.POSIX_SPAWN_DUP2, log, number) for number in (1, 2)],
             setsid=True,
@@ -126,10 +126,12 @@ def _spawn(home: str) -> int:
         os.close(log)
 
 
-def _environment(home: str) -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in KEPT_ENVIRONMENT or name.startswith(_KEPT_PREFIXES)
-    }
-    return {**kept, "ARSENALE_HOME": home}
+def bare_environment(home: str) -> dict[str, str]:
+    """Return the environment of a daemon for HOME that a session starts.
+
+    The daemon serves every session, so the one that starts it must not configure it: the variables
+    of a session may come from a project's files, and an endpoint among them would receive the
+    memories of all projects. Settings come from `config.toml`, or from `arsenale up`.
+    """
+    kept = {"HOME": os.environ["HOME"]} if os.environ.get("HOME") else {}
+    return {**kept, "PATH": PROGRAMS, "LANG": "C.UTF-8", "ARSENALE_HOME": home}

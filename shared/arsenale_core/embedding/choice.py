@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from arsenale_core import endpoints
 from arsenale_core.config import Settings
 from arsenale_core.embedding.base import Embedder
 from arsenale_core.embedding.process import ProcessEmbedder
@@ -39,9 +40,9 @@ async def open_embedder(settings: Settings) -> AsyncGenerator[Embedder]:
 
         from arsenale_core.embedding.http import HttpEmbedder  # noqa: PLC0415
 
-        key = settings.embedder_key
-        headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        base = settings.embedder_url.rstrip("/") + "/"
+        key = settings.embedder_key.get_secret_value() if settings.embedder_key else None
+        base = endpoints.checked(settings.embedder_url) + "/"
+        headers = endpoints.bearer(base, key)
         async with httpx2.AsyncClient(base_url=base, headers=headers, timeout=30) as http:
             yield HttpEmbedder(http, settings.embedder_model)
         return

@@ -84,6 +84,20 @@ def _print_status(answer: dict[str, Any], as_json: bool) -> None:
         state = server["state"] if server["state"] == "up" else f"failed: {server['reason']}"
         rows.append((name, state, str(server.get("connections", ""))))
     say(table(rows))
+    _print_settings(answer.get("settings", []))
+
+
+def _print_settings(changed: list[dict[str, str]]) -> None:
+    """Print the settings that are not at their default, with where they come from."""
+    if not changed:
+        return
+    say("")
+    where = {"environment": "environment of `arsenale up`"}
+    say(table([("setting", "value", "from"),
+               *((one["name"], one["value"][:60], where.get(one["source"], one["source"]))
+                 for one in changed)]))  # fmt: skip
+    if any(one["source"] == "environment" for one in changed):
+        say("What comes from an environment ends with this daemon: write it into config.toml.")
 
 
 def logs(
