@@ -31,10 +31,18 @@ METHODS = frozenset(
 )
 """What may be called on texts: nothing that pads, joins or formats."""
 
+VALUES = (str, bytes, bytearray, int, float, complex, list, tuple, set, frozenset, type(None))
+"""What templates compute with. Only texts have methods: `int.to_bytes` makes gigabytes."""
+
 TEXTS = frozenset("capitalize lower replace title trim truncate upper urlencode wordcount".split())
 """Filters that take a text: they get what is no text as `text` prints it."""
 
 _left: ContextVar[list[int]] = ContextVar("_left")
+
+
+def methods_of(value: object) -> frozenset[str]:
+    """Return the names of what may be called on VALUE, one of VALUES."""
+    return METHODS if isinstance(value, str) else frozenset()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, Mapping):
             found = cast("Mapping[str, Any]", obj).get(attribute, self)
             return self.undefined(obj=obj, name=attribute) if found is self else found
-        if isinstance(obj, str) and attribute not in metering.METHODS:
+        if isinstance(obj, metering.VALUES) and attribute not in metering.methods_of(obj):
             return self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
 
@@ -43,7 +43,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(argument, slice):
             metering.skim(obj)
             return super().getitem(obj, cast("Any", argument))
-        if isinstance(obj, str | Mapping) and isinstance(argument, str):
+        if isinstance(obj, (*metering.VALUES, Mapping)) and isinstance(argument, str):
             return self.getattr(obj, argument)
         return super().getitem(obj, argument)
 
