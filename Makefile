@@ -5,10 +5,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 BESIDE := --numprocesses $(JOBS) --dist loadfile
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP    := $(BIN)/python -P -m pip install --quiet --disable-pip-version-check
+LOCKED := $(PIP) --require-hashes --requirement requirements
+
+LOCK   := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
+          --no-emit-index-url --python-version 3.11 --constraint ../constraints.txt --output-file
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick tools format lint types pytest models inference academy bench clean
+.PHONY: help install demo test quick tools format lint types pytest models inference academy bench lock clean
 
 help:            ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,6 +57,12 @@ academy: $(VENV)/.developed ## Install torch for training: on Linux its CPU buil
 bench: $(VENV)/.developed ## Print every figure of benchmarks/.
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+lock: $(VENV)/.made ## Write requirements/*.txt: the versions of constraints.txt with their hashes.
+	$(PIP) uv
+	printf 'hatchling>=1.27\neditables\npip\n' | $(LOCK) build.txt -
+	$(LOCK) run.txt ../pyproject.toml
+	$(LOCK) dev.txt --group ../pyproject.toml:dev --constraint run.txt
+
 clean:           ## Remove what was built here.
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache
 
@@ -61,13 +71,14 @@ $(VENV)/.made:
 	  { echo "Arsenale needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python's venv module is missing or broken (Debian, Ubuntu: apt install python3-venv)."; exit 1; }
-	$(PIP) --upgrade pip
+	$(LOCKED)/build.txt
 	touch $@
 
-$(VENV)/bin/arsenale: $(VENV)/.made pyproject.toml constraints.txt
-	$(PIP) --editable .
+$(VENV)/bin/arsenale: $(VENV)/.made pyproject.toml requirements/run.txt
+	$(LOCKED)/run.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.developed: $(VENV)/bin/arsenale
-	$(PIP) --group dev
+	$(LOCKED)/dev.txt
 	touch $@
