@@ -1,6 +1,8 @@
 """`arsenale inference …` and `arsenale models …`: local models by hand."""
 
+import hashlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Generator
@@ -19,6 +21,7 @@ from rich.table import Table
 from arsenale_core import sidecar
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
+from arsenale_core.files import make_private
 from arsenale_inference.catalogue import BaseEntry, Catalogue, LayerEntry
 from arsenale_inference.installation.installer import install_here
 
@@ -206,6 +209,7 @@ def list_models(as_json: Json = False) -> None:
 def add(
     file: Annotated[str, typer.Argument(help="A .gguf file, its https URL, or an engine's URL.")],
     name: Annotated[str | None, typer.Option(help="Default: the name of the file.")] = None,
+    sha256: Annotated[str, typer.Option(help="Of a file that is fetched: its page shows it.")] = "",
     engine: Annotated[
         Literal["stack", "adapter"] | None,
         typer.Option(help="How an engine at that URL names layers: another sidecar, or vLLM."),
@@ -217,7 +221,7 @@ def add(
         if engine is not None:
             _add_engine(home, file, name, engine)
             return
-        path = _fetched(file, home) if "://" in file else _absolute(file)
+        path = _fetched(file, home, sha256.lower()) if "://" in file else _absolute(file)
         called = name or path.stem
         is_layer = _kind(path) == "adapter"
         running = sidecar.address(home)
@@ -294,16 +298,21 @@ def _kind(path: Path) -> str:
     return str(header.fields.get("general.type", "model"))
 
 
-def _fetched(url: str, home: Path) -> Path:
-    """Return the file of URL, fetched into ARSENALE_HOME/models/gguf; half of it is no file."""
+def _fetched(url: str, home: Path, sha256: str) -> Path:
+    """Fetch URL into ARSENALE_HOME/models/gguf; keep the file only if it has the hash SHA256."""
     if not url.startswith("https://"):
         raise InvalidError(f"{url} is no https URL", hint="fetch the file yourself, then add it")
     target = home / "models" / "gguf" / url.rpartition("/")[2].partition("?")[0]
     if target.suffix != ".gguf":
         raise InvalidError(f"{url} does not end in .gguf", hint="give the URL of the file itself")
-    part = target.with_suffix(".part")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise InvalidError(
+            "a file is fetched only by its hash, 64 hexadecimal digits",
+            hint="add --sha256 with the SHA-256 that the page of the file shows",
+        )
+    part, digest = target.with_suffix(".part"), hashlib.sha256()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private(target.parent)
         with (
             httpx2.stream("GET", url, follow_redirects=True, timeout=DOWNLOAD_S) as answer,
             part.open("wb") as file,
@@ -315,10 +324,17 @@ def _fetched(url: str, home: Path) -> Path:
             task = progress.add_task(target.name, total=size)
             for chunk in answer.iter_bytes(1 << 20):
                 file.write(chunk)
+                digest.update(chunk)
                 progress.advance(task, len(chunk))
     except (httpx2.HTTPError, OSError) as exc:
         part.unlink(missing_ok=True)
         raise UnavailableError(f"{url} cannot be fetched ({exc})", hint="try again") from exc
+    if digest.hexdigest() != sha256:
+        part.unlink(missing_ok=True)
+        raise InvalidError(
+            f"{url} has the SHA-256 {digest.hexdigest()}, not {sha256}",
+            hint="compare it with the page of the file; nothing was kept",
+        )
     part.replace(target)
     return target
 

@@ -297,7 +297,8 @@ def _write_lines(form: Format, path: Path, histories: Iterator[Sequence[Version]
             yield history
 
     try:
-        with fresh.open("w", encoding="utf-8", newline="\n") as file:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
             if form == "jsonl":
                 file.writelines(formats.jsonl_out(counted()))
             else:
@@ -323,7 +324,9 @@ def _write_notes(form: Format, path: Path, histories: Iterator[Sequence[Version]
         name, text = formats.markdown_out(history)
         note = path / name
         make_private(note.parent)
-        note.write_bytes(text.encode())
+        descriptor = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
         count += 1
-    path.mkdir(parents=True, exist_ok=True)
+    make_private(path)
     return count

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,11 @@ def add_to(app: typer.Typer) -> None:
 
 def node(
     join: Annotated[
-        str, typer.Argument(help="mesh://… as `invite` prints it; none is this home's gateway.")
+        str,
+        typer.Argument(
+            help="- reads the invitation from stdin; mesh://… without its secret for a node that "
+            "has joined before; nothing for this home's gateway."
+        ),
     ] = "",
     kind: Annotated[str, typer.Option("--kind", help=f"One of {', '.join(KINDS)}.")] = "pc",
     name: Annotated[str, typer.Option("--name", help="Else the machine's.")] = "",
@@ -49,11 +54,34 @@ def node(
         if kind not in KINDS:
             raise InvalidError(f"a node is no {kind!r}", hint=f"--kind {' | '.join(KINDS)}")
         named = name or platform.node() or "node"
-        gateway = address(join) if join else Gateway(path=listening.socket_path(settings.home))
+        invitation = _invitation(join)
+        gateway = (
+            address(invitation)
+            if invitation
+            else Gateway(path=listening.socket_path(settings.home))
+        )
         options = _options(settings, gateway, kind, named, workers, carbon)
         err.print(f"[dim]{options.identity.did}[/]")
         err.print(f"{escape(named)} joins; Ctrl-C leaves.")
         anyio.run(running.serve, options, settings.home)
+
+
+def _invitation(join: str) -> str:
+    """Return the address to join; one with a secret is never an argument, which others can read.
+
+    Raises:
+        InvalidError: JOIN holds the secret.
+    """
+    if "#" in join:
+        raise InvalidError(
+            "everybody on this machine can read the arguments of a command",
+            hint="ask for a new invitation, run `arsenale mesh node -` and paste it there",
+        )
+    if join != "-":
+        return join
+    if sys.stdin.isatty():
+        return typer.prompt("Invitation (mesh://…)", hide_input=True, err=True).strip()
+    return sys.stdin.readline().strip()
 
 
 def _options(
@@ -90,8 +118,9 @@ def invite(
     if as_json:
         print_json({"join": where, "valid_s": changes.INVITED_S})
         return
-    out.print(f"arsenale mesh node {where}", soft_wrap=True)
-    err.print("[dim]It admits one node within a day, and is shown only now.[/]")
+    err.print("[dim]On the other machine run `arsenale mesh node -` and paste this line. It admits "
+              "one node within a day, and is shown only now.[/]")  # fmt: skip
+    out.print(where, soft_wrap=True)
 
 
 def ban(name: str, reason: Annotated[str, typer.Option("--reason", "-m")] = "by hand") -> None:

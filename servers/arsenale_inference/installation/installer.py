@@ -6,6 +6,7 @@ with the reason, and the next safer one is tried, so that a machine learns once 
 
 import argparse
 import hashlib
+import os
 import platform
 import shutil
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from arsenale_core.config import cache_folder
 from arsenale_core.errors import ArsenaleError, UnavailableError
+from arsenale_core.files import make_private
 from arsenale_inference import self_test
 from arsenale_inference.installation.builds import Build, builds
 from arsenale_inference.installation.prebuilt import VERSION
@@ -90,13 +92,37 @@ def kept_wheel(folder: Path, build: Build, say: Say) -> Path:
     Raises:
         UnavailableError: It cannot be made.
     """
+    make_private(folder)
     for wheel in sorted(folder.glob("llama_cpp_python-*.whl")):
-        say(f"using the wheel in {folder}")
-        return wheel
-    folder.mkdir(parents=True, exist_ok=True)
+        if _is_ours(wheel):
+            say(f"using the wheel in {folder}")
+            return wheel
+        say(f"the wheel in {folder} is not the one that was put there: it is made again")
+        wheel.unlink()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as part:
         made = build.make(Path(part), say)
+        _hash_file(folder / made.name).write_text(_sha256(made) + "\n", encoding="ascii")
         return made.replace(folder / made.name)
+
+
+def _is_ours(wheel: Path) -> bool:
+    """Return whether WHEEL has the hash beside it, in a folder that nobody else can write to."""
+    status = wheel.parent.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        return False
+    try:
+        return _hash_file(wheel).read_text(encoding="ascii").strip() == _sha256(wheel)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _hash_file(wheel: Path) -> Path:
+    return wheel.with_name(wheel.name + ".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wheel_key(build: Build) -> str:
@@ -154,7 +180,8 @@ def install_here(*, from_source: bool, constraint: Path | None, say: Say) -> str
         command = [*pip("install"), "--quiet", "--force-reinstall", "--no-deps", str(wheel)]
         run(command, cache / "install.log")
 
-    run([*pip("install"), "--quiet", *limits, *NEEDED], cache / "install.log")
+    wheels = ["--only-binary", ":all:"]  # what is built runs code before anything is checked
+    run([*pip("install"), "--quiet", *wheels, *limits, *NEEDED], cache / "install.log")
     if not from_source and installed_version() == VERSION:
         match self_test.run():
             case Passed():

