@@ -129,3 +129,16 @@ def test_the_readme_is_short_and_has_no_feature_codes() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 200
     assert re.findall(r"\b[HTMICGV]\d{1,2}\b", text) == []
+
+
+def test_every_promise_of_the_threat_model_names_a_test_that_exists() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named_tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    rows = [line for line in text.split("with the test that attacks it")[1].splitlines()
+            if line.startswith("| ") and not line.startswith(("| promise", "| ---"))]  # fmt: skip
+    assert len(named_tests) >= len(rows) > 10
+    missing = [
+        f"{file}::{name}" for file, name in named_tests
+        if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]  # fmt: skip
+    assert not missing
