@@ -131,6 +131,11 @@ class Exchange:
             )
         elif roots is not None:
             path = _within(path, roots)
+            if any(part.startswith(".") for part in path.relative_to(_root(path, roots)).parts):
+                raise InvalidError(
+                    f"{path} is hidden: hosts and git read such files as their settings",
+                    hint="export to a name without a dot at its start",
+                )
         wanted = self.memory.filter(query)
         write = _write_notes if form == "markdown" else _write_lines
         try:
@@ -147,7 +152,7 @@ class Exchange:
     ) -> Iterator[Item]:
         for file in _files(path, SUFFIXES[form], roots, failed):
             try:
-                found = _read(form, file, path)
+                found = _read(form, file, path.resolve())
                 for item in found:
                     if isinstance(item, str):
                         failed.append(f"{file.name}: {item}")
@@ -259,6 +264,12 @@ def _within(path: Path, roots: Sequence[Path]) -> Path:
             f"{path} may not be used from here", hint=f"within {allowed}; or `arsenale memory` does"
         )
     return real
+
+
+def _root(path: Path, roots: Sequence[Path]) -> Path:
+    """Return the nearest of ROOTS that holds PATH."""
+    return max((root.resolve() for root in roots if path.is_relative_to(root.resolve())),
+               key=lambda root: len(root.parts))  # fmt: skip
 
 
 def _read(form: Format, file: Path, top: Path) -> Iterable[Item | str]:

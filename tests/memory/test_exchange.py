@@ -234,3 +234,37 @@ async def test_an_export_replaces_nothing(services: Services, call: Call, refusa
     settings = Path.home() / ".claude" / "new.jsonl"
     assert "may not be used" in await refusal("maintain", action="export", path=str(settings))
     assert not settings.exists()
+
+
+@pytest.mark.parametrize("spelling", ["notes", "./notes", ".", "notes/", "../{here}/notes", "link"])
+async def test_a_relative_folder_is_imported_like_an_absolute_one(
+    services: Services, tmp_path: Path, spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    (tmp_path / "notes" / "a.md").write_text("The sky is blue.\n", encoding="utf-8")
+    (tmp_path / "notes" / "deep" / "b.md").write_text("Grass is green.\n", encoding="utf-8")
+    (tmp_path / "link").symlink_to("notes")
+    monkeypatch.chdir(tmp_path)
+    path = Path(spelling.format(here=tmp_path.name))
+    report = await services.exchange.bring("markdown", path, namespace=None, roots=None)
+    assert (report.memories, report.failed) == (2, [])
+
+
+async def test_exports_are_private_and_never_hidden_files_of_a_project(
+    services: Services, tmp_path: Path, call: Call
+) -> None:
+    await call("remember", memories=[{"content": "The sky is blue."}])
+    before = os.umask(0)
+    try:
+        await services.exchange.take("jsonl", tmp_path / "new" / "a.jsonl", Query(), None)
+        await services.exchange.take("markdown", tmp_path / "md", Query(), [tmp_path])
+    finally:
+        os.umask(before)
+    written = [path for name in ("new", "md") for path in (tmp_path / name).rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in written if path.is_file()} == {0o600}
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "md").stat().st_mode & 0o777 == 0o700
+    for name in (".mcp.json", ".claude/settings.json", "a/.envrc", ".git/hooks/pre-commit"):
+        with pytest.raises(InvalidError, match="is hidden"):
+            await services.exchange.take("jsonl", tmp_path / name, Query(), [tmp_path])
+        assert not (tmp_path / name).exists()
