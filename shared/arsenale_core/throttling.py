@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 WINDOW_S = 60.0
 """Lines are counted for so long; then how many were left out is reported."""
@@ -51,23 +52,27 @@ class _Window:
     left_out: int = 0
 
 
+_Windows: TypeAlias = OrderedDict[tuple[tuple[str, int], str], _Window]
+
+
 class Throttle:
     """Decides for each line whether it is written."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._windows: OrderedDict[tuple[tuple[str, int], str, bool], _Window] = OrderedDict()
+        self._equal: _Windows = OrderedDict()
+        self._similar: _Windows = OrderedDict()
         self._early: list[Suppressed] = []
 
     def admits(self, line: Line) -> bool:
         """Count LINE; return whether it is written."""
-        equal = self._window((line.source, line.text, True), line.event)
-        similar = self._window((line.source, line.event, False), line.event)
-        if equal.written >= MOST_EQUAL:
-            equal.left_out += 1
-            return False
+        similar = self._window(self._similar, line.source, line.event, line.event)
         if similar.written >= MOST_SIMILAR:
             similar.left_out += 1
+            return False
+        equal = self._window(self._equal, line.source, line.text, line.event)
+        if equal.written >= MOST_EQUAL:
+            equal.left_out += 1
             return False
         equal.written += 1
         similar.written += 1
@@ -77,30 +82,32 @@ class Throttle:
         """Return in how many seconds something is to be reported; `None` when nothing is."""
         if self._early:
             return 0.0
-        begun = [one.begun for one in self._windows.values() if one.left_out]
+        both = (*self._equal.values(), *self._similar.values())
+        begun = [one.begun for one in both if one.left_out]
         return max(0.0, min(begun) + WINDOW_S - self._now()) if begun else None
 
     def over(self, *, at_once: bool = False) -> list[Suppressed]:
         """Return what was left out in windows that are over, or AT_ONCE in all; forget them."""
         reports, self._early = self._early, []
         until = self._now() - WINDOW_S
-        while self._windows:
-            window = next(iter(self._windows.values()))  # they began in this order
-            if not at_once and window.begun > until:
-                break
-            reports += self._close()
+        for windows in (self._equal, self._similar):
+            while windows:
+                oldest = next(iter(windows.values()))  # they began in this order
+                if not at_once and oldest.begun > until:
+                    break
+                reports += self._close(windows)
         return reports
 
-    def _window(self, key: tuple[tuple[str, int], str, bool], event: str) -> _Window:
-        window = self._windows.get(key)
+    def _window(self, windows: _Windows, source: tuple[str, int], key: str, event: str) -> _Window:
+        window = windows.get((source, key))
         if window is None:
-            if len(self._windows) >= MOST_KEYS:
-                self._early += self._close()
-            window = self._windows[key] = _Window(event, self._now())
+            if len(windows) >= MOST_KEYS:
+                self._early += self._close(windows)
+            window = windows[source, key] = _Window(event, self._now())
         return window
 
-    def _close(self) -> list[Suppressed]:
-        (source, _, _), window = self._windows.popitem(last=False)
+    def _close(self, windows: _Windows) -> list[Suppressed]:
+        (source, _), window = windows.popitem(last=False)
         if not window.left_out:
             return []
         within_s = round(self._now() - window.begun, 1)
