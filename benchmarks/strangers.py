@@ -7,13 +7,14 @@ Prints `ready` when all have connected once. Whoever is closed comes again after
 
 import asyncio
 import random
-import resource
 import socket
 import struct
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+
+from arsenale_core.descriptors import raise_limit
 
 AGAIN_S = 5.0
 TRICKLE_S = 1.0
@@ -137,5 +138,5 @@ async def main(port: int, path: str, count: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    raise_limit()
     asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))

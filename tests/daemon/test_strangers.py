@@ -204,6 +204,18 @@ def test_more_relays_than_there_is_room_for_close_the_longest_idle_one_and_say_s
         assert json.loads(answers[-1].readline())["id"] == 1
 
 
+def test_the_daemon_ends_in_time_whoever_is_connected(home: Path, start: Start) -> None:
+    status = start(1_024, 1_024)
+    with ExitStack() as strangers:
+        for number in range(300):
+            one = strangers.enter_context(socket.create_connection(address_of(status), timeout=20))
+            strangers.enter_context(unix(home))
+            if number % 2:  # asks much and reads nothing
+                one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        assert control.down(home)
+    assert not (home / "run" / "daemon.json").exists()
+
+
 # How slow.
 
 
@@ -298,7 +310,7 @@ GARBAGE = {
 }  # fmt: skip
 
 
-ODD_HELLOS = {
+ODD_HELLOS: dict[str, dict[str, Any]] = {
     "a version of 5,000 digits": {"server": "telemetry", "version": "9" * 5_000},
     "a version of 5,000 parts": {"server": "telemetry", "version": "9." * 5_000},
     "a version that is a number": {"server": "telemetry", "version": 1},
