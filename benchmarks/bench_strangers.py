@@ -1,7 +1,7 @@
 """An honest client beside 2,000 silent, slow and broken connections of strangers.
 
 Limit: the p99 of each kind of request is within 2 x of the same without strangers. Rounds without
-and with them alternate; the requests are a tool call of a relay, a prompt's hook, and an MCP ping
+and with them alternate; the requests are a tool call of a relay, a prompt's hook, and a scrape
 over HTTP on a connection of its own. The strangers' process shares the machine's processors.
 """
 
@@ -23,7 +23,7 @@ from arsenale_daemon.temporary_home import temporary_home
 from arsenale_relay import endpoint
 
 STRANGERS = int(os.environ.get("STRANGERS", "2000"))
-ROUNDS, REQUESTS = 3, 400
+ROUNDS, REQUESTS = 5, 300
 PAUSE_S = 0.01
 """Between two requests: an assistant thinks."""
 
@@ -71,8 +71,8 @@ class Client:
             connection.sendall(json.dumps({"arsenale": 1, "hook": event}).encode() + b"\n")
             assert "context" in json.loads(connection.makefile("rb").readline())
 
-    def ping(self) -> None:
-        """Ping over HTTP, on a connection of its own."""
+    def scrape(self) -> None:
+        """Read the metrics over HTTP, on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
         connection.request("GET", "/metrics", headers=self._headers)
         answer = connection.getresponse()
@@ -107,7 +107,7 @@ def main() -> None:
         port = int(str(control.up(home)["http"]).rpartition(":")[2])
         path = endpoint.socket_path(str(home))
         client = Client(home, port)
-        requests = {"relay call": client.call, "hook": client.hook, "HTTP": client.ping}
+        requests = {"relay call": client.call, "hook": client.hook, "HTTP": client.scrape}
         for request in requests.values():
             timed(request)
         alone: dict[str, list[float]] = defaultdict(list)
