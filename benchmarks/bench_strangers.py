@@ -2,7 +2,8 @@
 
 Limit: the p99 of each kind of request is within 2 x of the same without strangers. Rounds without
 and with them alternate; the requests are a tool call of a relay, a prompt's hook, and a scrape
-over HTTP on a connection of its own. The strangers' process shares the machine's processors.
+over HTTP on a connection of its own. The strangers' process shares the machine's processors: what
+it takes from the client by that alone is measured with as many strangers at another daemon.
 """
 
 import http.client
@@ -13,6 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from arsenale_daemon.temporary_home import temporary_home
 from arsenale_relay import endpoint
 
 STRANGERS = int(os.environ.get("STRANGERS", "2000"))
-ROUNDS, REQUESTS = 5, 300
+ROUNDS, REQUESTS = 4, 250
 PAUSE_S = 0.01
 """Between two requests: an assistant thinks."""
 
@@ -97,42 +99,52 @@ def size_mb(home: Path) -> float:
     return sum(file.stat().st_size for file in (home / "logs").iterdir()) / 1e6
 
 
+def attacked(home: Path, status: dict[str, Any], measure: Callable[[], None]) -> None:
+    """Run MEASURE while strangers are at the daemon of HOME."""
+    script = str(Path(__file__).with_name("strangers.py"))
+    port = str(status["http"]).rpartition(":")[2]
+    words = [script, port, endpoint.socket_path(str(home)), str(STRANGERS), "600"]
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE) as attack:
+        assert attack.stdout and attack.stdout.readline() == b"ready\n"
+        measure()
+        attack.kill()
+    time.sleep(1)
+
+
 def main() -> None:
     """Measure and print."""
     print(machine())
     os.environ["ARSENALE_HTTP_RATE_PER_MINUTE"] = "100000"
-    strangers = str(Path(__file__).with_name("strangers.py"))
-    with temporary_home() as home:
-        os.environ["ARSENALE_HOME"] = str(home)
-        port = int(str(control.up(home)["http"]).rpartition(":")[2])
-        path = endpoint.socket_path(str(home))
-        client = Client(home, port)
+    with temporary_home() as home, temporary_home() as other_home:
+        status, other = control.up(home), control.up(other_home)
+        client = Client(home, int(str(status["http"]).rpartition(":")[2]))
         requests = {"relay call": client.call, "hook": client.hook, "HTTP": client.scrape}
-        for request in requests.values():
-            timed(request)
-        alone: dict[str, list[float]] = defaultdict(list)
-        beside: dict[str, list[float]] = defaultdict(list)
-        for _ in range(ROUNDS):
+        taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+        def measure(when: str) -> None:
             for name, request in requests.items():
-                alone[name] += timed(request)
-            words = [str(port), path, str(STRANGERS), "600"]
-            with subprocess.Popen(
-                [sys.executable, strangers, *words], stdout=subprocess.PIPE
-            ) as attack:
-                assert attack.stdout and attack.stdout.readline() == b"ready\n"
-                for name, request in requests.items():
-                    beside[name] += timed(request)
-                attack.kill()
-            time.sleep(1)
+                taken[name, when] += timed(request)
+
+        measure("warm-up")
+        for _ in range(ROUNDS):
+            measure("alone")
+            attacked(other_home, other, partial(measure, "strangers elsewhere"))
+            attacked(home, status, partial(measure, "strangers here"))
         for name in requests:
-            before, after = quantile(alone[name], 0.99), quantile(beside[name], 0.99)
-            print(
-                f"  {name}: p50 {quantile(alone[name], 0.5) * 1e3:.2f} -> "
-                f"{quantile(beside[name], 0.5) * 1e3:.2f} ms, "
-                f"p99 {before * 1e3:.2f} -> {after * 1e3:.2f} ms"
-            )
-            verdict(f"{name}, p99 beside {STRANGERS:,} strangers / alone", after / before, 2, " x")
+            report(name, {when: seconds for (one, when), seconds in taken.items() if one == name})
         print(f"  logs after {ROUNDS} rounds: {size_mb(home):.3f} MB; {machine()}")
+
+
+def report(name: str, taken: dict[str, list[float]]) -> None:
+    """Print the quantiles of a kind of request, and the verdict on it."""
+    p99 = {when: quantile(seconds, 0.99) for when, seconds in taken.items()}
+    for when in ("alone", "strangers elsewhere", "strangers here"):
+        p50 = quantile(taken[when], 0.5)
+        print(f"  {name}, {when}: p50 {p50 * 1e3:.2f} ms, p99 {p99[when] * 1e3:.2f} ms")
+    what = f"{name}, p99 beside {STRANGERS:,} strangers"
+    verdict(f"{what} / alone", p99["strangers here"] / p99["alone"], 2, " x")
+    ratio = p99["strangers here"] / p99["strangers elsewhere"]
+    verdict(f"{what} / with as many at another daemon", ratio, 2, " x")
 
 
 if __name__ == "__main__":
