@@ -123,19 +123,20 @@ def test_only_the_token_itself_is_the_token(shared: tuple[int, str], given: str)
 def test_wrong_tokens_are_limited_and_the_right_one_is_let_in_meanwhile(
     home: Path, url: str
 ) -> None:
-    statuses: list[int] = []
+    answers: list[httpx2.Response] = []
     with httpx2.Client(base_url=url) as stranger, httpx2.Client(base_url=url) as honest:
         for number in range(150):
             wrong = {"Authorization": f"Bearer {number:043}", "User-Agent": f"guess {number}",
                      "Mcp-Session-Id": f"{number}",
                      "X-Forwarded-For": f"10.0.0.{number}"}  # fmt: skip
-            statuses.append(stranger.get("/metrics", headers=wrong).status_code)
+            answers.append(stranger.get("/metrics", headers=wrong))
             if number % 10 == 0:
                 assert honest.get("/metrics", headers=headers_of(home)).status_code == 200
+    statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {401, 429}
     assert statuses[:5] == [401] * 5
-    assert statuses.count(401) < 25
-    late = httpx2.get(f"{url}/metrics", headers={"Authorization": "Bearer late"})
+    assert statuses.count(401) < 75  # 12 at once, and two a second
+    late = answers[statuses.index(429)]
     assert "Retry-After" in late.headers
     assert "the right one" in late.json()["error"]
 
@@ -153,7 +154,7 @@ def test_wrong_tokens_from_any_address_of_loopback_are_counted_together(url: str
             )
             connection.sendall(head)
             statuses.append(connection.makefile("rb").readline().split()[1])
-    assert statuses.count(b"429") > 20
+    assert statuses.count(b"429") > 5
 
 
 def test_no_header_evades_the_rate_of_a_client(home: Path, url: str) -> None:
