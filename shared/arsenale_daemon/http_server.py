@@ -26,7 +26,7 @@ from arsenale_core.descriptors import room
 BACKLOG = 128
 """Connections that may wait to be accepted."""
 
-BURST = 16
+BURST = 4
 """So many are accepted before those that are here get their turn."""
 
 HEAD_S = 10.0
