@@ -20,7 +20,8 @@ SEAM = {"arsenale_core.surface", "arsenale_core.wire", "arsenale_core.peers",
         "arsenale_daemon.hosting"}  # fmt: skip
 """Who may know the MCP SDK besides the servers' `server.py`: seam, transports, a client."""
 
-CLOCKS = {"arsenale_core.surface", "arsenale_core.boot", "arsenale_core.sidecar",
+CLOCKS = {"arsenale_core.surface", "arsenale_core.logs",
+          "arsenale_core.boot", "arsenale_core.sidecar",
           "arsenale_daemon", "arsenale_relay", "arsenale_inference.running",
           "arsenale_inference.worker.__main__",
           "arsenale_mesh.sandbox.worker.__main__"}  # fmt: skip

@@ -5,10 +5,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from arsenale_core.err_files import bound
 from arsenale_core.files import make_private
-
-MOST_BYTES = 1_000_000
-"""A file that has more is moved aside; with what is moved, a worker takes twice as much."""
 
 MOST_FILES = 20
 """Files of workers that ended, the newest; those that said nothing leave none."""
@@ -33,22 +31,6 @@ def opened(path: Path) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.fchmod(descriptor, 0o600)  # it may be of a version that was less careful
     return descriptor
-
-
-def bound(path: Path) -> None:
-    """Move what is in PATH aside when it is too much; who appends to it goes on at its start."""
-    with suppress(OSError):
-        size = path.stat().st_size
-        if size <= MOST_BYTES:
-            return
-        with path.open("rb") as file:
-            file.seek(size - MOST_BYTES)
-            end = file.read(MOST_BYTES)
-        aside = path.with_suffix(".err.1")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(end)
-        os.truncate(path, 0)
 
 
 def closed(path: Path) -> None:

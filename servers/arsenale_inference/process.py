@@ -11,6 +11,7 @@ import orjson
 from anyio.abc import Process
 
 from arsenale_core import logs
+from arsenale_core.err_files import bound
 from arsenale_core.errors import UnavailableError
 from arsenale_inference import err_files, exits
 from arsenale_inference.messages import Event, Failed, Ready, Request, decode, encode, error_of
@@ -96,7 +97,7 @@ class WorkerProcess:
 
     def bound_err(self) -> None:
         """Keep what it says on stderr from growing without end."""
-        err_files.bound(self._err_file)
+        bound(self._err_file)
 
     def how_it_ended(self) -> str | None:
         """Return what ended it, as `was killed by SIGILL (illegal instruction)`.

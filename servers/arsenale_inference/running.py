@@ -14,15 +14,15 @@ import anyio
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
-from arsenale_core import logs
+from arsenale_core import descriptors, logs
 from arsenale_core.config import Settings
 from arsenale_core.derived import Derived
 from arsenale_core.errors import ArsenaleError, ConflictError, UnavailableError
 from arsenale_core.files import make_private
 from arsenale_core.sidecar import ALREADY_RUNS
 from arsenale_daemon import paths
+from arsenale_daemon.http_server import WebServer, bind
 from arsenale_daemon.security import Gate, RateLimiter
-from arsenale_daemon.web import WebServer, bind
 from arsenale_inference.answering import Answers
 from arsenale_inference.api import Api, application
 from arsenale_inference.catalogue import Catalogue
@@ -90,6 +90,7 @@ async def serve(settings: Settings) -> None:
             settings.log_level, file=home / "logs" / "inference.log",
             max_bytes=settings.log_max_bytes, backups=settings.log_backups, stderr_level="ERROR",
         )  # fmt: skip
+        descriptors.raise_limit()
         token = paths.token(home)
         listening = _listening(settings.inference_port)
         registry = CollectorRegistry(auto_describe=False)

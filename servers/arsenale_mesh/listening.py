@@ -1,6 +1,5 @@
 """Where nodes come in: this home's socket, and over TLS where that is asked for."""
 
-import errno
 import os
 import ssl
 from collections.abc import Awaitable, Callable
@@ -10,10 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import anyio
-from anyio.abc import ByteStream, Listener, SocketAttribute, SocketStream, TaskStatus
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskStatus
 from anyio.streams.tls import TLSStream
 
 from arsenale_core import logs
+from arsenale_core.admission import Admission, Scoped, accept
+from arsenale_core.descriptors import Room, room
 from arsenale_core.errors import InvalidError, UnavailableError
 from arsenale_mesh import certificates
 from arsenale_mesh.identity import Identity
@@ -22,14 +23,7 @@ from arsenale_relay import endpoint
 
 Serve: TypeAlias = Callable[[Link], Awaitable[None]]
 
-MOST_STRANGERS = 256
-"""Connections of those who did not say yet who they are; the oldest makes room for the newest."""
-
 HANDSHAKE_S = 10.0
-AGAIN_S = 0.2
-"""When it is tried again to accept, where the process has no file left for that."""
-
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 
 
 def socket_path(home: Path) -> Path:
@@ -45,12 +39,21 @@ async def at_home(home: Path, serve: Serve, *, task_status: TaskStatus[None]) ->
         path.unlink()
     listener = await anyio.create_unix_listener(path, mode=0o600)
     task_status.started()
+    door = _door()
 
-    async def handle(stream: ByteStream) -> None:
-        await serve(StreamLink(stream, Way(local=True)))
+    async def handle(stream: SocketStream) -> None:
+        guest = Scoped()
+        door.arrive(guest)
+        with guest.scope:
+            try:
+                link = StreamLink(stream, Way(local=True), widened=lambda: door.depart(guest))
+                await serve(link)
+            finally:
+                door.depart(guest)
+                await anyio.aclose_forcefully(stream)
 
-    async with listener:
-        await _accept(listener, handle)
+    async with listener, anyio.create_task_group() as tasks:
+        await accept(listener, handle, tasks, door, _log())
 
 
 def host_and_port(where: str) -> tuple[str, int]:
@@ -87,63 +90,39 @@ async def elsewhere(
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno else str(exc)
         raise UnavailableError(f"mesh_listen {where}: {reason}", hint="choose another") from exc
-    door = _Door()
+    door = _door()
 
-    async def handle(stream: ByteStream) -> None:
-        with door.comes() as scope:
+    async def handle(stream: SocketStream) -> None:
+        guest = Scoped()
+        door.arrive(guest)
+        with guest.scope:
             try:
                 with anyio.fail_after(HANDSHAKE_S):
                     tls = await TLSStream.wrap(
                         stream, server_side=True, ssl_context=context, standard_compatible=False
                     )
-                await serve(StreamLink(tls, way, widened=lambda: door.is_in(scope)))
+                await serve(StreamLink(tls, way, widened=lambda: door.depart(guest)))
             except (*_NO_TLS, TimeoutError):
                 return
             finally:
-                door.is_in(scope)
+                door.depart(guest)
                 await anyio.aclose_forcefully(stream)
 
     task_status.started(plain.extra(SocketAttribute.local_port))
-    logs.get("arsenale.mesh.gateway").info("nodes may come", where=where)
+    _log().info("nodes may come", where=where)
     async with plain, anyio.create_task_group() as tasks:
         for one in plain.listeners:
-            tasks.start_soon(_accept, one, handle)
+            assert isinstance(one, SocketListener)
+            tasks.start_soon(accept, one, handle, tasks, door, _log())
 
 
 _NO_TLS = (ssl.SSLError, OSError, anyio.BrokenResourceError, anyio.EndOfStream)
 
 
-class _Door:
-    """Those who came and did not say yet who they are."""
-
-    def __init__(self) -> None:
-        self._scopes: dict[anyio.CancelScope, None] = {}
-
-    def comes(self) -> anyio.CancelScope:
-        """Return the scope of one who comes; it ends early where too many come after."""
-        if len(self._scopes) >= MOST_STRANGERS:
-            oldest = next(iter(self._scopes))
-            self.is_in(oldest)
-            oldest.cancel()
-        scope = anyio.CancelScope()
-        self._scopes[scope] = None
-        return scope
-
-    def is_in(self, scope: anyio.CancelScope) -> None:
-        """Note that this one is no stranger any more, or gone."""
-        self._scopes.pop(scope, None)
+def _door() -> Admission:
+    """Return who may wait to say who they are; the roster bounds those who have."""
+    return Admission(Room(strangers=room().strangers, known=0), _log())
 
 
-async def _accept(
-    listener: Listener[SocketStream], handle: Callable[[ByteStream], Awaitable[None]]
-) -> None:
-    """Accept connections for ever, also where there is no file left for one for a while."""
-    async with anyio.create_task_group() as tasks:
-        while True:
-            try:
-                await listener.serve(handle, tasks)
-            except OSError as exc:
-                if exc.errno not in _NO_ROOM:
-                    raise
-                logs.get("arsenale.mesh.gateway").warning("nobody is let in", reason=str(exc))
-                await anyio.sleep(AGAIN_S)
+def _log() -> logs.Logger:
+    return logs.get("arsenale.mesh.gateway")

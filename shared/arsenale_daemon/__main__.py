@@ -19,7 +19,7 @@ import os  # noqa: E402
 import anyio  # noqa: E402
 import prometheus_client  # noqa: E402
 
-from arsenale_core import logs  # noqa: E402
+from arsenale_core import descriptors, logs  # noqa: E402
 from arsenale_core.config import Settings  # noqa: E402
 from arsenale_core.errors import ArsenaleError  # noqa: E402
 from arsenale_daemon import paths  # noqa: E402
@@ -45,6 +45,7 @@ def main() -> int:
         backups=settings.log_backups,
         stderr_level=None if sys.stderr.isatty() or "--foreground" in sys.argv else "WARNING",
     )
+    descriptors.raise_limit()
     prometheus_client.disable_created_metrics()
     gc.freeze()  # what is here now stays: no collection need look at it
     gc.enable()

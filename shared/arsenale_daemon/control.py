@@ -81,7 +81,13 @@ def _ask(connection: socket.socket, command: str) -> dict[str, Any] | None:
             "the daemon runs but does not answer",
             hint="read `arsenale logs`; its pid is in run/daemon.json, to end it with `kill`",
         ) from exc
-    return json.loads(line) if line else None
+    answer = json.loads(line) if line else None
+    if answer is not None and "pid" not in answer:
+        raise UnavailableError(
+            f"the daemon refused the command ({answer.get('reason') or answer.get('error')})",
+            hint="try again; `arsenale logs` shows who connects",
+        )
+    return answer
 
 
 def _why_not_up(home: Path, reason: str) -> str:

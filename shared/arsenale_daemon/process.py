@@ -4,7 +4,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import anyio
 import orjson
-from anyio.abc import SocketListener, SocketStream, TaskGroup, TaskStatus
+from anyio.abc import SocketListener, SocketStream, TaskStatus
 
 from arsenale_core import logs
+from arsenale_core.admission import Admission, Scoped, accept
 from arsenale_core.config import Settings
-from arsenale_core.errors import ArsenaleError, InvalidError
+from arsenale_core.descriptors import room
+from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
 from arsenale_core.surface import PEER, Peer, Runtime
 from arsenale_core.wire import Traffic, read_lines, serve_lines
-from arsenale_daemon import paths
+from arsenale_daemon import hello, paths
 from arsenale_daemon.hosting import Servers
 from arsenale_daemon.session_starts import SessionStarts
 from arsenale_relay import __version__, endpoint
 
 if TYPE_CHECKING:
-    from arsenale_daemon import web
+    from arsenale_daemon import http_server
 
 Ending: TypeAlias = Literal["down", "idle", "upgrade"]
 
@@ -42,6 +44,11 @@ QUIET_WITHIN_S = 2.0
 FINISH_S = 5.0
 """How long running requests may take after the daemon was asked to end."""
 
+FAREWELL_S = 0.5
+"""How long a client that is closed may take to take the reason."""
+
+TOO_MANY = "too many connections: this one made room for another, try again"
+
 LOCK_WAIT_S = 15.0
 """How long a new daemon waits for one that is just ending."""
 
@@ -52,6 +59,7 @@ class Connection:
 
     stream: SocketStream
     server: str
+    heard_from: Callable[[], None]
     traffic: Traffic = field(default_factory=Traffic)
     parted: bool = False
     heard: float = field(default_factory=time.monotonic)
@@ -60,6 +68,7 @@ class Connection:
         """Pass LINES on, but for the relay's own: its farewell says that no more will come."""
         async for line in lines:
             self.heard = time.monotonic()
+            self.heard_from()
             if line.startswith(b'{"arsenale":'):
                 self.parted = True
             else:
@@ -81,11 +90,12 @@ class Daemon:
         self._last_seen = time.monotonic()
         self._started_at = time.time()
         self._http_port: int | None = None
-        self._web: web.WebServer | None = None
+        self._web: http_server.WebServer | None = None
         self._web_ended = anyio.Event()
         self._http_settled = anyio.Event()
         self._http_error: str | None = None
         self._log = logs.get("arsenale.daemon")
+        self._admission = Admission(room(), self._log)
 
     async def run(self) -> None:
         """Serve until a signal, `arsenale down`, idleness or a newer version ends it."""
@@ -94,7 +104,9 @@ class Daemon:
             listener = await SocketListener.from_socket(endpoint.listen(str(self._settings.home)))
             async with anyio.create_task_group() as serving:
                 await serving.start(self._listen_for_signals)
-                serving.start_soon(self._accept, listener, serving)
+                serving.start_soon(
+                    accept, listener, self._serve_socket, serving, self._admission, self._log
+                )
                 serving.start_soon(self._open_the_rest)
                 serving.start_soon(self._watch_idleness)
                 serving.start_soon(self._keep_session_starts)
@@ -141,69 +153,77 @@ class Daemon:
 
     # The socket.
 
-    async def _accept(self, listener: SocketListener, connections: TaskGroup) -> None:
-        with suppress(anyio.ClosedResourceError):  # closed on purpose, when the end has come
-            await listener.serve(self._serve_socket, connections)
-
     async def _serve_socket(self, stream: SocketStream) -> None:
+        """Serve one client; whatever breaks, breaks its connection and no other."""
+        guest = Scoped()
+        self._admission.arrive(guest)
         async with stream:
-            lines = read_lines(stream.receive, self._settings.line_max_bytes)
-            try:
-                with anyio.fail_after(HELLO_TIMEOUT_S):
-                    hello = _hello(await anext(lines, b"{}"))
-                if "hook" in hello:
-                    await self._hook(stream, hello)
-                elif "guard" in hello:
-                    await stream.send(_line(await self._servers.guard(hello["guard"])))
-                elif "control" in hello:
-                    await stream.send(_line(await self._control(str(hello["control"]))))
-                else:
-                    await self._serve_safely(stream, hello, lines)
-            except (TimeoutError, ArsenaleError) as exc:
-                self._log.warning("connection refused", reason=str(exc))
-                with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    await stream.send(_line({"error": str(exc) or "no hello", "final": True}))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self._log.debug("a client went")
-            finally:
-                self._last_seen = time.monotonic()
+            with guest.scope:
+                try:
+                    await self._serve_guest(stream, guest)
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    self._log.debug("a client went")
+                except Exception as exc:  # noqa: BLE001  # the edge of one connection
+                    await self._report_broken(stream, exc)
+                finally:
+                    self._admission.depart(guest)
+                    self._last_seen = time.monotonic()
+            if guest.evicted:
+                await self._farewell(stream)
 
-    async def _hook(self, stream: SocketStream, hello: dict[str, Any]) -> None:
+    async def _serve_guest(self, stream: SocketStream, guest: Scoped) -> None:
+        """Find out what a client wants, and do it."""
+        lines = read_lines(stream.receive, self._settings.line_max_bytes)
+        try:
+            with anyio.fail_after(HELLO_TIMEOUT_S):
+                said = hello.parse(await anext(lines, b"{}"))
+            guest.busy_while(lambda: True)
+            if not self._admission.recognise(guest):
+                raise UnavailableError("too many clients are being answered", hint="try again")
+        except (TimeoutError, InvalidError) as exc:
+            reason = str(exc) or f"no hello within {HELLO_TIMEOUT_S:g} s: send it at once"
+            self._log.warning("connection refused", reason=reason)
+            await _tell(stream, {"error": reason, "final": True})
+            return
+        if said.hook is not None:
+            await self._hook(stream, said.hook, starts=said.starts)
+        elif said.guard is not None:
+            await stream.send(_line(await self._servers.guard(said.guard)))
+        elif said.control is not None:
+            await stream.send(_line(await self._control(said.control)))
+        else:
+            await self._serve_relay(stream, said, lines, guest)
+
+    async def _farewell(self, stream: SocketStream) -> None:
+        """Tell a client that it made room for another; its relay comes again when it is asked."""
+        with anyio.move_on_after(FAREWELL_S):
+            await _tell(stream, {"goodbye": "full", "reason": TOO_MANY})
+
+    async def _hook(self, stream: SocketStream, event: dict[str, Any], *, starts: bool) -> None:
         """Answer a hook; one that has printed a session's kept text goes without an answer."""
-        event, starts = hello["hook"], hello.get("starts") is True
         asked_ns = time.time_ns()
         context = await self._servers.hook(event, starts=starts)
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await stream.send(_line({"context": context}))
-        if starts and isinstance(event, dict):
-            await self._starts.begun(cast("dict[str, Any]", event), context, asked_ns)
+        await _tell(stream, {"context": context})
+        if starts:
+            await self._starts.begun(event, context, asked_ns)
         else:
             self._starts.changed()
 
-    async def _serve_safely(
-        self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]
-    ) -> None:
-        """Serve one relay; whatever breaks, breaks its connection and no other."""
-        try:
-            await self._serve_relay(stream, hello, lines)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise
-        except Exception as exc:  # noqa: BLE001  # the edge of one connection
-            cause: BaseException = exc
-            while isinstance(cause, BaseExceptionGroup):
-                cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
-            expected = isinstance(cause, ArsenaleError)
-            self._log.error("connection broken", exc_info=not expected, reason=str(cause))
-            reason = str(cause) if expected else "the connection crashed: see `arsenale logs`"
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await stream.send(_line({"error": reason, "final": False}))
+    async def _report_broken(self, stream: SocketStream, exc: BaseException) -> None:
+        """Tell the log, and the client, why its connection ends."""
+        while isinstance(exc, BaseExceptionGroup):
+            exc = cast("BaseExceptionGroup[BaseException]", exc).exceptions[0]
+        expected = isinstance(exc, ArsenaleError)
+        self._log.error("connection broken", exc_info=None if expected else exc, reason=str(exc))
+        reason = str(exc) if expected else "the connection crashed: see `arsenale logs`"
+        await _tell(stream, {"error": reason, "final": False})
 
     async def _serve_relay(
-        self, stream: SocketStream, hello: dict[str, Any], lines: AsyncIterator[bytes]
+        self, stream: SocketStream, said: hello.Hello, lines: AsyncIterator[bytes], guest: Scoped
     ) -> None:
-        name = str(hello.get("server"))
-        if _newer(str(hello.get("version")), __version__):
-            self._log.info("a newer relay came", version=hello.get("version"))
+        name = str(said.server)
+        if hello.is_newer(said.version, __version__):
+            self._log.info("a newer relay came", version=said.version)
             if not self._busy():
                 self.end("upgrade")
                 await stream.send(_line({"goodbye": "upgrade"}))
@@ -216,12 +236,14 @@ class Daemon:
         if name not in self._servers.surfaces:
             why, known = self._servers.why_not(name), name in self._servers
             is_over = self._ending is not None and known
-            said = {"goodbye": self._ending} if is_over else {"error": why, "final": not known}
-            await stream.send(_line(said))
+            await stream.send(
+                _line({"goodbye": self._ending} if is_over else {"error": why, "final": not known})
+            )
             return
-        connection = Connection(stream, name)
+        connection = Connection(stream, name, lambda: self._admission.heard(guest))
+        guest.busy_while(lambda: connection.traffic.busy)
         self._connections.add(connection)
-        PEER.set(Peer(session=_text(hello.get("session")), project=_text(hello.get("project"))))
+        PEER.set(Peer(session=_text(said.session), project=_text(said.project)))
         try:
             await stream.send(_line({"version": __version__, "pid": os.getpid()}))
             await serve_lines(
@@ -233,7 +255,7 @@ class Daemon:
         finally:
             self._connections.discard(connection)
 
-    async def _control(self, command: str) -> dict[str, Any]:
+    async def _control(self, command: Literal["status", "stop"]) -> dict[str, Any]:
         if command == "stop":
             self.end("down")
         self._asking += 1  # who waits for an answer is here
@@ -274,12 +296,12 @@ class Daemon:
     # HTTP.
 
     async def _serve_http(self) -> None:
-        from arsenale_daemon import web  # noqa: PLC0415
+        from arsenale_daemon import http_server, web  # noqa: PLC0415
 
         settings = self._settings
         try:
             token = paths.token(settings.home)
-            bound = web.bind(settings.http_host, settings.http_port)
+            bound = http_server.bind(settings.http_host, settings.http_port)
         except (OSError, ArsenaleError) as exc:
             # The socket serves on; `status` and `doctor` tell about it.
             self._http_error = f"{settings.http_host}:{settings.http_port}: {exc}"
@@ -291,7 +313,7 @@ class Daemon:
         clients = web.Clients(seen=self._seen)
         app = web.build(settings, token, self._servers.surfaces, self._runtime.registry, clients)
         self._runtime.awake.add(lambda: clients.present)
-        self._web = web.WebServer(app)
+        self._web = http_server.WebServer(app)
         self._http_settled.set()
         try:
             await self._web.serve(sockets=[bound])
@@ -380,27 +402,15 @@ def hold_lock(home: Path) -> int | None:
             return descriptor
 
 
-def _hello(line: bytes) -> dict[str, Any]:
-    try:
-        said = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        said = None
-    if not isinstance(said, dict) or cast("dict[str, Any]", said).get("arsenale") != 1:
-        raise InvalidError("the first line must be a relay's hello", hint="use arsenale-stdio")
-    return cast("dict[str, Any]", said)
-
-
 def _line(said: dict[str, Any]) -> bytes:
     return orjson.dumps({"arsenale": 1, **said}) + b"\n"
 
 
-def _text(value: object) -> str | None:
-    return value[:200] if isinstance(value, str) else None
+async def _tell(stream: SocketStream, said: dict[str, Any]) -> None:
+    """Send SAID to a client that may have gone."""
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        await stream.send(_line(said))
 
 
-def _newer(one: str, other: str) -> bool:
-    return _numbers(one) > _numbers(other)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+def _text(value: str | None) -> str | None:
+    return value and value[:200]

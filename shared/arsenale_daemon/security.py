@@ -1,23 +1,52 @@
 """The gate of HTTP: loopback names only, a bearer token, bounded bodies and rates."""
 
 import hmac
+import ipaddress
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from arsenale_core.config import LOOPBACK
+from arsenale_core import logs
+from arsenale_daemon.http_server import RECOGNISE
 
 OPEN_PATHS = frozenset({"/healthz"})
 """What answers without a token: that the process lives, and nothing more."""
 
 MAX_CLIENTS = 1_000
 """Clients whose rate is remembered; the longest silent are forgotten first."""
+
+ALL_CLIENTS = 10
+"""So many times the rate of one client all clients at one address may have together."""
+
+WRONG_TOKENS_PER_MINUTE = 120
+"""From one address, a tenth of it at once. Who configures a client sees why it fails; who guesses
+does so in vain: a token has 256 bits. It never concerns a request with the right token."""
+
+STRANGERS_PER_S = 100
+"""Requests without the token that are answered in a second, from all addresses: later ones wait.
+A refusal costs a third of a millisecond, so strangers who keep their connections take 3 % of the
+time of one core."""
+
+STRANGER_WAIT_S = 2.0
+"""The longest that such a request waits for its answer."""
+
+_LOOPBACK = r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?"
+
+_HOST = re.compile(_LOOPBACK, re.IGNORECASE)
+"""`Host` of RFC 9110, section 7.2 (`uri-host [":" port]`), of the hosts that are served. Names are
+matched, not taken apart: a user part, a path, a list and white space match nothing."""
+
+_ORIGIN = re.compile(rf"https?://{_LOOPBACK}", re.IGNORECASE)
+"""A serialized origin of RFC 6454, section 6.2, of a page on this machine."""
 
 
 class RateLimiter:
@@ -32,6 +61,10 @@ class RateLimiter:
         self._now = now
         self._due: OrderedDict[str, float] = OrderedDict()
 
+    def times(self, factor: int) -> "RateLimiter":
+        """Return a limiter of FACTOR times the rate."""
+        return RateLimiter(round(60 / self._interval_s) * factor, self._now)
+
     def wait_s(self, client: str) -> float:
         """Count a request of CLIENT; return 0, or after how many seconds it may come again."""
         now = self._now()
@@ -43,6 +76,24 @@ class RateLimiter:
         if len(self._due) > MAX_CLIENTS:
             self._due.popitem(last=False)
         return 0.0
+
+
+class Pacer:
+    """Spreads events over time: PER_S on average, as many at once.
+
+    Source: the generic cell rate algorithm as a shaper, ITU-T I.371.
+    """
+
+    def __init__(self, per_s: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s = 1 / per_s
+        self._now = now
+        self._due = now()
+
+    def wait_s(self) -> float:
+        """Count an event; return in how many seconds it may happen, `STRANGER_WAIT_S` at most."""
+        now = self._now()
+        self._due = min(max(self._due, now) + self._interval_s, now + 1 + STRANGER_WAIT_S)
+        return max(0.0, self._due - now - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +114,37 @@ class Gate:
         max_body_bytes: int,
         rate: RateLimiter,
         shape: Callable[[int, str], object] = lambda status, text: {"error": text},
+        issued: Callable[[str], bool] = lambda session: False,
     ) -> None:
-        """Guard APP; SHAPE makes the body of a refusal of its status and text."""
+        """Guard APP; SHAPE makes the body of a refusal of its status and text.
+
+        RATE counts the requests of one client: an MCP session that was ISSUED here, or else an
+        address. What a client may choose, as `User-Agent`, makes no new one.
+        """
         self._app = app
         self._shape = shape
+        self._issued = issued
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
         self._rate = rate
+        self._all = rate.times(ALL_CLIENTS)
+        self._wrong = RateLimiter(WRONG_TOKENS_PER_MINUTE)
+        self._pacer = Pacer(STRANGERS_PER_S)
+        self._log = logs.get("arsenale.http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 401, 403, 413, 421 or 429 with a reason."""
-        if scope["type"] != "http":
+        """Pass the request on, or answer 401, 403, 413, 421, 429 or 503 with a reason."""
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope, Headers(scope=scope))
+        headers = Headers(scope=scope)
+        is_known = self._authorized(headers)
+        refusal = self._elsewhere(headers)
+        if refusal is None:
+            ask = self._of_client if is_known else self._of_stranger
+            refusal = ask(scope, headers)
+        if not is_known:
+            await anyio.sleep(self._pacer.wait_s())
         if refusal is not None:
             body = self._shape(refusal.status, refusal.text)
             response = JSONResponse(body, status_code=refusal.status, headers=refusal.headers)
@@ -84,39 +152,59 @@ class Gate:
             return
         await self._app(scope, _Bounded(receive, self._max_body_bytes), send)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> _Refusal | None:
-        if _host_name(headers.get("host", "")) not in LOOPBACK:
+    def _elsewhere(self, headers: Headers) -> _Refusal | None:
+        """Refuse what names another host, or comes from a page elsewhere, whoever asks."""
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
             return _Refusal(status=421, text="only loopback names are served: use 127.0.0.1")
-        origin = headers.get("origin")
-        if origin is not None and _host_name(origin.partition("://")[2]) not in LOOPBACK:
+        if len(origins) > 1 or not all(map(_ORIGIN.fullmatch, origins)):
             return _Refusal(status=403, text="requests from web pages elsewhere are refused")
-        if scope["path"] not in OPEN_PATHS and not self._authorized(headers):
-            return _Refusal(
-                status=401,
-                text="send `Authorization: Bearer` with the token in ARSENALE_HOME/token",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return self._too_much(scope, headers)
-
-    def _too_much(self, scope: Scope, headers: Headers) -> _Refusal | None:
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._max_body_bytes:
-            return _Refusal(status=413, text=f"a body may have {self._max_body_bytes:,} bytes")
-        wait_s = self._rate.wait_s(_client(scope, headers))
-        if wait_s > 0:
-            after = str(math.ceil(wait_s))
-            return _Refusal(
-                status=429,
-                text=f"too many requests: try again in {after} s",
-                headers={"Retry-After": after},
-            )
         return None
 
-    def _authorized(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            given.strip().encode(), self._token
+    def _of_client(self, scope: Scope, headers: Headers) -> _Refusal | None:
+        """Refuse a request with the token: there is no place, its body is too long, its rate."""
+        recognise = cast("dict[str, Any]", scope.get("extensions") or {}).get(RECOGNISE)
+        if recognise is not None and not recognise():
+            text = "too many clients are being answered: try again"
+            return _Refusal(status=503, text=text, headers={"Retry-After": "1"})
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()) or int(length) > self._max_body_bytes:
+            return _Refusal(status=413, text=f"a body may have {self._max_body_bytes:,} bytes")
+        address = _address(scope)
+        session = headers.get("mcp-session-id", "")
+        client = f"session {session}" if self._issued(session) else f"client {address}"
+        wait_s = self._all.wait_s(address) or self._rate.wait_s(client)
+        return _later(wait_s, "too many requests") if wait_s else None
+
+    def _of_stranger(self, scope: Scope, headers: Headers) -> _Refusal | None:
+        """Refuse a request without the token, but for what anybody may ask, within its rate."""
+        address = _address(scope)
+        if scope["path"] in OPEN_PATHS:
+            wait_s = self._rate.wait_s(f"stranger {address}")
+            return _later(wait_s, "too many requests without the token") if wait_s else None
+        if "authorization" in headers:
+            self._log.warning("a request with a wrong token", address=address)
+            if wait_s := self._wrong.wait_s(address):
+                return _later(wait_s, "wrong token, too often (the right one is let in at once)")
+        return _Refusal(
+            status=401,
+            text="send `Authorization: Bearer` with the token in ARSENALE_HOME/token",
+            headers={"WWW-Authenticate": "Bearer"},
         )
+
+    def _authorized(self, headers: Headers) -> bool:
+        given = headers.getlist("authorization")
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            token.strip().encode(), self._token
+        )
+
+
+def _later(wait_s: float, what: str) -> _Refusal:
+    after = str(math.ceil(wait_s))
+    return _Refusal(
+        status=429, text=f"{what}: try again in {after} s", headers={"Retry-After": after}
+    )
 
 
 class _Bounded:
@@ -135,13 +223,16 @@ class _Bounded:
         return message
 
 
-def _host_name(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
+def _address(scope: Scope) -> str:
+    """Return whose requests are counted together: all of loopback is one.
 
-
-def _client(scope: Scope, headers: Headers) -> str:
-    address = scope.get("client") or ("?", 0)
-    session = headers.get("mcp-session-id") or headers.get("user-agent", "")
-    return f"{address[0]} {session[:200]}"
+    A local user may connect from each of the 16 million addresses 127.x.y.z.
+    """
+    client = scope.get("client")
+    try:
+        address = ipaddress.ip_address(client[0] if client else "")
+    except ValueError:
+        return "unknown"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = mapped or address
+    return "loopback" if address.is_loopback else str(address)

@@ -5,12 +5,12 @@ from typing import Literal, TypeAlias
 
 import anyio
 
-from arsenale_core import logs
+from arsenale_core import descriptors, logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import UnavailableError
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import Runtime
-from arsenale_daemon import discovery, paths, web
+from arsenale_daemon import discovery, http_server, paths, web
 
 Transport: TypeAlias = Literal["stdio", "sse", "streamable-http"]
 
@@ -24,6 +24,7 @@ def serve(name: str, transport: Transport, settings: Settings) -> None:
     """
     discovery.load(name)  # a name of no server makes no log
     logs.configure(settings.log_level, file=settings.home / "logs" / f"{name}.log")
+    descriptors.raise_limit()
     anyio.run(_serve, name, transport, settings)
 
 
@@ -36,7 +37,7 @@ async def _serve(name: str, transport: Transport, settings: Settings) -> None:
             await mcp.run_stdio_async()
             return
         try:
-            bound = web.bind(settings.http_host, settings.http_port)
+            bound = http_server.bind(settings.http_host, settings.http_port)
         except OSError as exc:
             raise UnavailableError(
                 f"port {settings.http_port}: {exc.strerror}", hint="add --port 0 for a free one"
@@ -47,4 +48,4 @@ async def _serve(name: str, transport: Transport, settings: Settings) -> None:
         token = paths.token(settings.home)
         clients = web.Clients(seen=lambda: None)
         app = web.build(settings, token, {name: mcp}, runtime.registry, clients)
-        await web.WebServer(app, handle_signals=True).serve(sockets=[bound])
+        await http_server.WebServer(app, handle_signals=True).serve(sockets=[bound])

@@ -1,14 +1,11 @@
-"""The HTTP face: MCP of every server, `/healthz`, `/metrics`, behind the gate."""
+"""HTTP as the daemon serves it: MCP of every server, `/healthz`, `/metrics`, behind the gate."""
 
-import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
-import uvicorn
 from anyio import to_thread
 from mcp.server import MCPServer
 from prometheus_client import CollectorRegistry
@@ -22,9 +19,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from arsenale_core.config import Settings
 from arsenale_daemon.security import Gate, RateLimiter
-
-BACKLOG = 128
-"""Connections that may wait to be accepted."""
 
 SCRAPE_TTL_S = 1.0
 """Rendered metrics are served again for so long: many scrapers cost one rendering."""
@@ -81,6 +75,7 @@ def build(
         token=token,
         max_body_bytes=settings.http_max_body_bytes,
         rate=RateLimiter(settings.http_rate_per_minute),
+        issued=clients.has_session,
     )
     clients.surfaces = surfaces
     middleware = [gate, Middleware(_Counted, clients), Middleware(_Fresh)]
@@ -111,6 +106,13 @@ class Clients:
         """
         return bool(self.open) or any(
             mcp.session_manager._server_instances  # pyright: ignore[reportPrivateUsage]  # no public way
+            for mcp in self.surfaces.values()
+        )
+
+    def has_session(self, id: str) -> bool:
+        """Whether an MCP session of this ID was issued and is open."""
+        return bool(id) and any(
+            id in mcp.session_manager._server_instances  # pyright: ignore[reportPrivateUsage]
             for mcp in self.surfaces.values()
         )
 
@@ -149,66 +151,3 @@ class _Fresh:
             kept = [pair for pair in scope["headers"] if pair[0] != b"last-event-id"]
             scope = {**scope, "headers": kept}
         await self._app(scope, receive, send)
-
-
-TICK_S = 1.0
-
-
-class WebServer(uvicorn.Server):
-    """Uvicorn that leaves the signals to the process, unless told to handle them."""
-
-    def __init__(self, app: Starlette, *, handle_signals: bool = False) -> None:
-        self._handle_signals = handle_signals
-        self._ending = anyio.Event()
-        config = uvicorn.Config(
-            app,
-            http="h11",  # httptools, where chromadb brings it, keeps white space around a header
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            timeout_graceful_shutdown=1,
-            server_header=False,
-        )
-        super().__init__(config)
-
-    def end(self) -> None:
-        """Ask it to end, at once."""
-        self.should_exit = True
-        self._ending.set()
-
-    async def main_loop(self) -> None:
-        """Tick once a second, for the header `Date`, where uvicorn does ten times.
-
-        An idle daemon costs two thirds less so (benchmarks/bench_workforce.py).
-        """
-        while not await self.on_tick(0):
-            with anyio.move_on_after(TICK_S):
-                await self._ending.wait()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Take SIGINT and SIGTERM while serving, or leave them alone."""
-        with super().capture_signals() if self._handle_signals else nullcontext():
-            yield
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket of HOST and PORT (0: any free one).
-
-    It listens at once: who is told of the port may connect, and waits until the server is up.
-
-    Raises:
-        OSError: The port is taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY where the protocol is said: else every answer waits 40 ms (Nagle).
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-        bound.listen(BACKLOG)
-    except OSError:
-        bound.close()
-        raise
-    bound.set_inheritable(False)
-    return bound

@@ -15,6 +15,7 @@ from mcp import Client
 from prometheus_client import CollectorRegistry
 
 from arsenale_core.config import Settings
+from arsenale_core.descriptors import MOST_STRANGERS
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import Runtime
@@ -165,7 +166,7 @@ async def test_a_stranger_sends_little_before_it_is_cut_off() -> None:
 
 
 async def test_strangers_that_say_nothing_keep_no_node_out() -> None:
-    many = listening.MOST_STRANGERS * 2
+    many = MOST_STRANGERS * 2
     async with opened(ARSENALE_MESH_LISTEN="127.0.0.1:0") as mesh:
         port = mesh.services.port or 0
         silent = [await anyio.connect_tcp("127.0.0.1", port) for _ in range(many)]

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from arsenale_core.config import Settings
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import Runtime
-from arsenale_daemon import web
+from arsenale_daemon import http_server, web
 from arsenale_telemetry.server import SERVER
 
 TOOLS = Path(__file__).parents[2] / ".venv" / "node"
@@ -54,7 +54,7 @@ class _WithToken:
 def open_url(home: Path) -> Iterator[str]:
     """The URL of telemetry's MCP endpoint, with gate, limits and all, that needs no token."""
     settings = Settings.read({"ARSENALE_HOME": str(home)})
-    bound = web.bind("127.0.0.1", 0)
+    bound = http_server.bind("127.0.0.1", 0)
     holder: dict[str, Any] = {}
     ready = threading.Event()
 
@@ -64,7 +64,7 @@ def open_url(home: Path) -> Iterator[str]:
             mcp = SERVER.mount(service, runtime, CallMetrics(runtime.registry))
             clients = web.Clients(seen=lambda: None)
             app = web.build(settings, "known", {"telemetry": mcp}, runtime.registry, clients)
-            holder["server"] = web.WebServer(_WithToken(app))  # type: ignore[arg-type]
+            holder["server"] = http_server.WebServer(_WithToken(app))  # type: ignore[arg-type]
             ready.set()
             await holder["server"].serve(sockets=[bound])
 
