@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +19,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from arsenale_core import logs
+from arsenale_core import endpoints, logs
 from arsenale_core.errors import ArsenaleError, ConflictError, InvalidError, NotFoundError
+from arsenale_core.lora import gguf_files
 from arsenale_core.lora.gguf_files import file_sha256
 from arsenale_core.tasks import background
 from arsenale_inference import replies
@@ -220,6 +222,8 @@ class Api:
         name, body = request.path_params["name"], await _body(request, BaseEntry)
         if body.path is not None:
             _file(body.path)
+        if body.url is not None:  # a name is looked up, which may take a while
+            await to_thread.run_sync(partial(endpoints.checked, body.url, look_up=True))
         self._catalogue.put(bases={name: body})
         return JSONResponse({"model": name})
 
@@ -305,12 +309,16 @@ async def _crashed(request: Request, exc: Exception) -> Response:
 
 
 def _file(path: Path) -> Path:
+    """Return PATH if it is the absolute path of a GGUF file: no other is opened by a worker."""
     try:
         found = path.is_absolute() and path.is_file()
-    except OSError:  # its name is too long
-        found = False
+        is_model = found and gguf_files.has_magic(path)
+    except OSError:  # its name is too long, or it may not be read
+        found = is_model = False
     if not found:
         raise InvalidError(f"there is no file {path}", hint="give the absolute path of a .gguf")
+    if not is_model:
+        raise InvalidError(f"{path} is not a GGUF file", hint="give the path of a model or layer")
     return path
 
 

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
 
-from arsenale_core import sidecar
+from arsenale_core import endpoints, sidecar
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
 from arsenale_core.files import make_private
@@ -58,7 +58,7 @@ def up(as_json: Json = False) -> None:
             _print({"url": found.url, "pid": found.pid})
             return
         out.print(f"the sidecar answers at {found.url}/v1 (pid {found.pid}).")
-        out.print("its key is the token in ARSENALE_HOME/token.")
+        out.print("its key is in ARSENALE_HOME/chat-key.")
 
 
 @app.command()
@@ -275,6 +275,7 @@ def install(
 def _add_engine(home: Path, url: str, name: str | None, by: Literal["stack", "adapter"]) -> None:
     if not name:
         raise InvalidError("an engine needs the name of its model", hint="add --name")
+    url = endpoints.checked(url, look_up=True)
     running = sidecar.address(home)
     body = {"url": url, "layers_by": by}
     if running is not None:

@@ -106,7 +106,8 @@ async def serve(settings: Settings) -> None:
 
             api = Api(inference, answers, registry, now=time.time, stop=stop)
             gate = Middleware(
-                Gate, token=token, max_body_bytes=MOST_BODY_BYTES,
+                Gate, token=token, limited={paths.chat_key(home): ("/v1/",)},
+                key_file=paths.CHAT_KEY, max_body_bytes=MOST_BODY_BYTES,
                 rate=RateLimiter(RATE_PER_MINUTE), shape=_refused,
             )  # fmt: skip
             server = WebServer(application(api, [gate]), handle_signals=True)

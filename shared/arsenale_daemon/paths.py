@@ -7,6 +7,9 @@ from pathlib import Path
 from arsenale_core.errors import UnavailableError
 from arsenale_core.files import make_private
 
+CHAT_KEY = "chat-key"
+"""The file of the key that opens the sidecar's OpenAI-compatible interface and nothing else."""
+
 
 def daemon_lock(home: Path) -> Path:
     """Return the file that the running daemon holds locked."""
@@ -31,10 +34,26 @@ def err_file(home: Path) -> Path:
 def token(home: Path) -> str:
     """Return the bearer token of HTTP, made on first use; its file has mode 0600.
 
+    It opens everything: memories, tools, administration.
+
     Raises:
         UnavailableError: The file cannot be read or made, or others may read it.
     """
-    path = home / "token"
+    return _secret(home / "token")
+
+
+def chat_key(home: Path) -> str:
+    """Return the key for clients of the sidecar's `/v1`, made on first use; its file has mode 0600.
+
+    It opens neither memories nor administration.
+
+    Raises:
+        UnavailableError: The file cannot be read or made, or others may read it.
+    """
+    return _secret(home / CHAT_KEY)
+
+
+def _secret(path: Path) -> str:
     try:
         if not path.exists():
             _create(path, secrets.token_urlsafe(32))

@@ -6,8 +6,9 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 import anyio
@@ -111,6 +112,8 @@ class Gate:
         app: ASGIApp,
         *,
         token: str,
+        limited: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        key_file: str = "token",
         max_body_bytes: int,
         rate: RateLimiter,
         shape: Callable[[int, str], object] = lambda status, text: {"error": text},
@@ -118,13 +121,19 @@ class Gate:
     ) -> None:
         """Guard APP; SHAPE makes the body of a refusal of its status and text.
 
+        TOKEN opens everything. A LIMITED token opens the paths that begin with one of its prefixes.
+        KEY_FILE, in ARSENALE_HOME, is what a client without a token is referred to.
+
         RATE counts the requests of one client: an MCP session that was ISSUED here, or else an
         address. What a client may choose, as `User-Agent`, makes no new one.
         """
         self._app = app
         self._shape = shape
         self._issued = issued
-        self._token = token.encode()
+        self._prefixes = {token.encode(): ("",)} | {
+            each.encode(): tuple(prefixes) for each, prefixes in limited.items()
+        }
+        self._key_file = key_file
         self._max_body_bytes = max_body_bytes
         self._rate = rate
         self._all = rate.times(ALL_CLIENTS)
@@ -138,11 +147,15 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_known = self._authorized(headers)
+        opened = self._opened(headers)
+        is_known = opened is not None
         refusal = self._elsewhere(headers)
         if refusal is None:
             ask = self._of_client if is_known else self._of_stranger
             refusal = ask(scope, headers)
+        if refusal is None and opened is not None and not scope["path"].startswith(opened):
+            text = f"this key opens {' and '.join(opened)} only: use the one in ARSENALE_HOME/token"
+            refusal = _Refusal(status=403, text=text)
         if not is_known:
             await anyio.sleep(self._pacer.wait_s())
         if refusal is not None:
@@ -188,16 +201,20 @@ class Gate:
                 return _later(wait_s, "wrong token, too often (the right one is let in at once)")
         return _Refusal(
             status=401,
-            text="send `Authorization: Bearer` with the token in ARSENALE_HOME/token",
+            text=f"send `Authorization: Bearer` with the token in ARSENALE_HOME/{self._key_file}",
             headers={"WWW-Authenticate": "Bearer"},
         )
 
-    def _authorized(self, headers: Headers) -> bool:
+    def _opened(self, headers: Headers) -> tuple[str, ...] | None:
+        """Return the prefixes of the paths that the request's token opens; None without a token."""
         given = headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            token.strip().encode(), self._token
-        )
+        found = token.strip().encode() if scheme.lower() == "bearer" else b""
+        opened = None
+        for known, prefixes in self._prefixes.items():  # all of them: time tells nothing
+            if hmac.compare_digest(found, known):
+                opened = prefixes
+        return opened
 
 
 def _later(wait_s: float, what: str) -> _Refusal:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from arsenale_core import sidecar
+from arsenale_inference.catalogue import TINY
 from arsenale_inference.openai_requests import Chat
 
 if TYPE_CHECKING:
@@ -70,13 +71,13 @@ def test_unloading_a_model_that_answers_fails_those_answers_and_nothing_else(
 def test_names_that_cannot_work_are_refused(served: "Sidecar") -> None:
     put = served.http.put
     assert put("/admin/genomes/ann", json={"base": "tiny"}).status_code == 200
-    wrong = {"name": "w", "path": str(Path(sidecar.__file__)), "sha256": "0" * 64}
+    wrong = {"name": "w", "path": str(TINY / "facts.gguf"), "sha256": "0" * 64}
     refused = put("/admin/genomes/wo", json={"base": "tiny", "layers": [wrong]})
     assert (refused.status_code, "another SHA-256" in refused.text) == (400, True)
     on_another = put("/admin/genomes/bob", json={"base": "ann"})
     assert (on_another.status_code, "stands on a base" in on_another.text) == (404, True)
     assert put("/admin/genomes/tiny", json={"base": "tiny"}).status_code == 409
-    path = str(Path(sidecar.__file__))
+    path = str(TINY / "facts.gguf")
     assert put("/admin/models/ann", json={"path": path}).status_code == 409
     layer = {"name": "lay", "path": path}
     assert put("/admin/genomes/cy", json={"base": "tiny", "layers": [layer]}).status_code == 200

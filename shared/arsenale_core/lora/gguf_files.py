@@ -115,6 +115,17 @@ def read_base(path: Path) -> Base:
     )
 
 
+def has_magic(path: Path) -> bool:
+    """Return whether the regular file PATH begins as a GGUF file does (docs/gguf.md of ggml).
+
+    Raises:
+        OSError: It cannot be read.
+        InvalidError: It is not a regular file.
+    """
+    with _opened(path) as file:
+        return file.read(4) == b"GGUF"
+
+
 def header_of(path: Path) -> Header:
     """Read the head of the GGUF file PATH.
 
