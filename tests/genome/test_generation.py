@@ -247,7 +247,7 @@ def test_a_configured_server_is_asked_instead(own_home: Path) -> None:
     found = endpoint.resolved(settings("https://gpu.example/v1/"))
     assert (found.url, found.is_local) == ("https://gpu.example", False)
     assert found.headers == {"Authorization": "Bearer k"}
-    with pytest.raises(InvalidError, match="no address of a server"):
+    with pytest.raises(InvalidError, match="not the address of an HTTP service"):
         endpoint.resolved(settings("gpu.example"))
 
 
