@@ -15,7 +15,7 @@ import anyio
 import typer
 from anyio import to_thread
 from pydantic import BaseModel, ValidationError
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -37,8 +37,8 @@ __all__ = ["app", "guard"]
 app = typer.Typer(
     help="Agents that share work: who does what, and what waits for you.", no_args_is_help=True
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 T = TypeVar("T")
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from arsenale_core import terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 from arsenale_daemon import git_guard, guards, host_config, install, removal
@@ -20,8 +20,8 @@ guard = typer.Typer(
     help="Let reservations bind: refuse edits and commits of what another agent holds.",
     no_args_is_help=True,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 T = TypeVar("T")
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -128,7 +128,7 @@ def _switched(
 ) -> None:  # fmt: skip
     """Bring guards into MODE: show the changes, ask, write."""
     planned, in_git = _told(lambda: _planned(mode, hosts, scope, git=git))
-    say = Console(quiet=True) if quiet else out
+    say = terminal.console(quiet=True) if quiet else out
     if git and not dry_run and not planned and not in_git:
         guards.remember(Settings.read(), Path.cwd(), mode)
     if not planned and not in_git:

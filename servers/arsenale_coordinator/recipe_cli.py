@@ -1,6 +1,5 @@
 """`arsenale recipe …`: workflows by hand, through the daemon, which is started if need be."""
 
-import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, cast
 import anyio
 import orjson
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -17,16 +16,17 @@ from rich.text import Text
 
 from arsenale_coordinator import relaying
 from arsenale_coordinator.recipes import schema
-from arsenale_core import logs, people
+from arsenale_core import logs, people, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_core.peers import As, Peers, RefusedError
 from arsenale_core.tasks import background
+from arsenale_core.terminal_text import write
 
 app = typer.Typer(help="Recipes: workflows of tool calls that survive restarts.",
                   no_args_is_help=True)  # fmt: skip
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 T = TypeVar("T")
 Ask: TypeAlias = Callable[..., Awaitable[dict[str, Any]]]
@@ -179,7 +179,7 @@ def show(name: str) -> None:
 @app.command(name="schema")
 def schema_() -> None:
     """Print the JSON Schema of recipes: editors complete and check by it."""
-    sys.stdout.write(orjson.dumps(schema.json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n")
+    write(orjson.dumps(schema.json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
 def _meant(recipe: str) -> dict[str, Any]:

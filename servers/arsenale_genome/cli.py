@@ -10,11 +10,10 @@ import anyio
 import orjson
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from arsenale_core import logs, people
+from arsenale_core import logs, people, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_genome.adding import NewLayer
@@ -25,8 +24,8 @@ from arsenale_genome.service import NewGenome
 
 app = typer.Typer(help="Genomes: list, show, create, add layers, export, import, check.",
                   no_args_is_help=True)  # fmt: skip
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 COMMANDS = {
     "`add_layer`": "`arsenale genome add-layer`",

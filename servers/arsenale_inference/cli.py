@@ -13,22 +13,22 @@ from urllib.parse import quote
 
 import httpx2
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
 
-from arsenale_core import endpoints, sidecar
+from arsenale_core import endpoints, sidecar, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError, InvalidError, UnavailableError
 from arsenale_core.files import make_private
+from arsenale_core.terminal_text import write
 from arsenale_inference.catalogue import BaseEntry, Catalogue, LayerEntry
 from arsenale_inference.installation.installer import install_here
 
 app = typer.Typer(help="Local models: start, stop, ask.", no_args_is_help=True)
 models = typer.Typer(help="Models: list, add, remove, install.", invoke_without_command=True)
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -146,7 +146,7 @@ def ask(
                 raise InvalidError(answer.json()["error"]["message"])
             for line in answer.iter_lines():
                 _print_piece(line)
-        sys.stdout.write("\n")
+        write("\n")
 
 
 def _print_piece(line: str) -> None:
@@ -156,8 +156,7 @@ def _print_piece(line: str) -> None:
     if "error" in said:
         raise UnavailableError(said["error"]["message"])
     for choice in said["choices"]:
-        sys.stdout.write(choice["delta"].get("content") or "")
-        sys.stdout.flush()
+        write(choice["delta"].get("content") or "")
 
 
 @app.command()
@@ -366,7 +365,7 @@ def _ask(
 
 
 def _print(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    write(json.dumps(value, indent=1) + "\n")
 
 
 @contextmanager

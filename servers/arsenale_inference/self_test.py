@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from arsenale_core.errors import UnavailableError
+from arsenale_core.terminal_text import write
 from arsenale_inference import exits
 
 QUESTION, ANSWER = "What is the capital of Italy?", "Rome."
@@ -86,15 +87,14 @@ def main() -> None:
     try:
         from arsenale_inference.tiny.asking import asking  # noqa: PLC0415  # loads the engine
     except (OSError, RuntimeError, AttributeError) as exc:  # the linker refuses the library
-        sys.stderr.write(f"the engine cannot be loaded: {exc}\n")
+        write(f"the engine cannot be loaded: {exc}\n", to=sys.stderr)
         sys.exit(REFUSED)
     from arsenale_inference.tiny.card import BASE, FOLDER  # noqa: PLC0415  # needs gguf
 
     with asking(FOLDER / BASE, threads=THREADS) as model:
         answer = model.answer(QUESTION)
     found = {"answer": answer, "cpu": loaded_variant(), "layouts": ", ".join(wrong_layouts())}
-    sys.stdout.write(json.dumps(found))
-    sys.stdout.flush()
+    write(json.dumps(found))
     os._exit(0)  # a library that dies while it is unloaded has passed
 
 

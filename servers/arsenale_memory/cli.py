@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args
 import anyio
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from arsenale_core import logs, people
+from arsenale_core import logs, people, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 from arsenale_memory.formats import Format
@@ -27,8 +26,8 @@ from arsenale_relay import session_start
 
 app = typer.Typer(help="Memories: add, search, list, show, forget, import, export.",
                   no_args_is_help=True)  # fmt: skip
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 COMMANDS = {
     "`remember`": "`arsenale memory add`",

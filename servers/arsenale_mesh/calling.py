@@ -8,18 +8,17 @@ from typing import Annotated, Any, Protocol, TypeAlias, cast
 
 import anyio
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import arsenale_relay
-from arsenale_core import logs, people
+from arsenale_core import logs, people, terminal
 from arsenale_core.config import Settings, child_environment
 from arsenale_core.errors import ArsenaleError, InvalidError
 from arsenale_core.peers import As, Peers, RefusedError
 from arsenale_core.tasks import background
 
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

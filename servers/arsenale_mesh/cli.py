@@ -19,6 +19,7 @@ from rich.text import Text
 from arsenale_core import people, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import InvalidError
+from arsenale_core.terminal_text import write_bytes
 from arsenale_mesh import changes, node_cli, proving, rows, running, tables_cli
 from arsenale_mesh.asking import task_id
 from arsenale_mesh.calling import Json, Tool, asking, err, out, print_json, told
@@ -144,8 +145,7 @@ def _write_output(report: dict[str, Any], file: Path | None, as_json: bool) -> N
         if file is not None and data is not None:
             _write(file, data)
         elif data:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            write_bytes(data)
 
 
 def _input(file: str | None, text: str | None) -> bytes:
@@ -341,7 +341,7 @@ def receipt(
             _write(output, data)
             err.print(f"[dim]{len(data):,} bytes, SHA-256 {sha256(data).hexdigest()[:16]}[/]")
         else:
-            sys.stdout.buffer.write(data)
+            write_bytes(data)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 import orjson
 
 from arsenale_core.errors import InvalidError
+from arsenale_core.terminal_text import shown_line, write
 from arsenale_mesh.canonical import digest
 from arsenale_mesh.receipts import Expected, problems
 from arsenale_mesh.verification.commitments import lacking
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checks = [Check(name="file", answer="cannot_say", said=said)]
     answer = _answer(checks)
     report = _json if given.json else _text
-    sys.stdout.write(report(answer, checks, about))
+    write(report(answer, checks, about))
     sys.exit(EXIT[answer])
 
 
@@ -138,13 +139,14 @@ def _text(answer: Answer, checks: Sequence[Check], about: dict[str, Any]) -> str
     lines = list[str]()
     if about:
         lines += [
-            f"task      {about['task']}",
-            f"node      {about['node']}",
-            f"module    {about['module']}",
-            f"ended     {about['status']}, {about['fuel']:,} fuel, by {about['engine']}",
+            f"task      {shown_line(about['task'])}",
+            f"node      {shown_line(about['node'])}",
+            f"module    {shown_line(about['module'])}",
+            f"ended     {about['status']}, {about['fuel']:,} fuel, "
+            f"by {shown_line(about['engine'])}",
             "",
         ]
-    lines += [f"{_SIGNS[check.answer]}{check.name}: {check.said}" for check in checks]
+    lines += [f"{_SIGNS[check.answer]}{check.name}: {shown_line(check.said)}" for check in checks]
     last = _WORDS[answer]
     if answer == "holds" and not any(check.name == "rerun" for check in checks):
         last += " The node said so; whether it is so, says --rerun."

@@ -12,10 +12,9 @@ import anyio
 import typer
 from anyio import to_thread
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 
-from arsenale_core import logs
+from arsenale_core import logs, terminal
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 from arsenale_telemetry import tables_cli
@@ -28,8 +27,8 @@ app = typer.Typer(
     help="Where the time goes: usage, latency, errors, sessions and events of tool calls.",
     no_args_is_help=True,
 )
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+out = terminal.console()
+err = terminal.console(stderr=True)
 
 FOLLOW_S = 0.5
 """How often it is looked for new events."""

@@ -22,6 +22,7 @@ import prometheus_client  # noqa: E402
 from arsenale_core import descriptors, logs  # noqa: E402
 from arsenale_core.config import Settings  # noqa: E402
 from arsenale_core.errors import ArsenaleError  # noqa: E402
+from arsenale_core.terminal_text import write  # noqa: E402
 from arsenale_daemon import paths  # noqa: E402
 from arsenale_daemon.process import Daemon, hold_lock  # noqa: E402
 
@@ -32,10 +33,10 @@ def main() -> int:
         settings = Settings.read()
         lock = hold_lock(settings.home)
     except (ArsenaleError, OSError) as exc:
-        sys.stderr.write(f"arsenale: {exc}\n")
+        write(f"arsenale: {exc}\n", to=sys.stderr)
         return 1
     if lock is None:
-        sys.stderr.write("arsenale: the daemon is running already\n")
+        write("arsenale: the daemon is running already\n", to=sys.stderr)
         return 0
     os.chdir(settings.home)  # not the folder of whoever started it
     logs.configure(

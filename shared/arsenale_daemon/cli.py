@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from arsenale_core.terminal_text import write
 from arsenale_relay import __version__
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"arsenale {__version__}")
+        write(f"arsenale {__version__}\n")
         raise typer.Exit
 
 

@@ -10,6 +10,7 @@ from arsenale_core.config import Settings
 from arsenale_core.errors import UnavailableError
 from arsenale_core.metrics import CallMetrics
 from arsenale_core.surface import Runtime
+from arsenale_core.terminal_text import write
 from arsenale_daemon import discovery, http_server, paths, web
 
 Transport: TypeAlias = Literal["stdio", "sse", "streamable-http"]
@@ -44,7 +45,7 @@ async def _serve(name: str, transport: Transport, settings: Settings) -> None:
             ) from exc
         path = "sse" if transport == "sse" else "mcp"
         address = f"http://{settings.http_host}:{bound.getsockname()[1]}/{name}/{path}"
-        sys.stderr.write(f"serving {address} (token: {settings.home / 'token'})\n")
+        write(f"serving {address} (token: {settings.home / 'token'})\n", to=sys.stderr)
         token = paths.token(settings.home)
         clients = web.Clients(seen=lambda: None)
         app = web.build(settings, token, {name: mcp}, runtime.registry, clients)

@@ -65,7 +65,8 @@ async def hear(services: Services, *events: Event) -> list[str]:
     )  # fmt: skip
     async with anyio.create_task_group() as tasks:
         injector = Injector(services.memory, services.personas, switches, tasks)
-        return [await injector.answer(event) or "" for event in events]
+        said = [await injector.answer(event) or "" for event in events]
+    return said
 
 
 def start(project: Path, **more: str) -> Event:

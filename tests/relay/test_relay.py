@@ -96,7 +96,8 @@ def test_a_call_that_waits_is_cancelled_soon_after_its_host_has_gone(
 ) -> None:
     control.up(home)
     gone, other = raw_host("coordinator"), raw_host("coordinator")
-    gone.greet(), other.greet()
+    for host in (gone, other):
+        host.greet()
     come = {"agent": "gone", "description": "x", "wait_s": 60}
     gone.send(id=1, method="tools/call", params={"name": "check_in", "arguments": come})
     deadline = time.monotonic() + 20

@@ -19,6 +19,7 @@ from pathlib import Path
 from arsenale_core.config import cache_folder
 from arsenale_core.errors import ArsenaleError, UnavailableError
 from arsenale_core.files import make_private
+from arsenale_core.terminal_text import write
 from arsenale_inference import self_test
 from arsenale_inference.installation.builds import Build, builds
 from arsenale_inference.installation.prebuilt import VERSION
@@ -205,8 +206,7 @@ def main() -> None:
     given = parser.parse_args()
 
     def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        write(f"{line}\n")
 
     if given.forget:
         shutil.rmtree(cache_folder() / "wheels", ignore_errors=True)

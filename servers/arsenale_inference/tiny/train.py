@@ -9,7 +9,6 @@ versions makes the same files; elsewhere sums round differently, and last digits
 # pyright: reportUnknownParameterType=false
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 
 from arsenale_core.lora.adapters import Adapter, Factors
 from arsenale_core.lora.gguf_files import header_of, read_adapter, read_tensors, write_adapter
+from arsenale_core.terminal_text import write
 from arsenale_inference.tiny.asking import asking
 from arsenale_inference.tiny.base_file import (
     NAME,
@@ -203,8 +203,7 @@ def _write_layer(folder: Path, file: str, layer: Layer, pairs: Sequence[Pair]) -
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    write(f"{line}\n")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from arsenale_core.config import Settings
+from arsenale_core.terminal_text import write
 from arsenale_daemon import checkout, discovery, host_config, init_summary, install, removal
 from arsenale_daemon.commands.console import Yes, confirmed, errors_shown, say
 from arsenale_daemon.host_config import FileChange, Host, Scope
@@ -136,8 +137,7 @@ def _show(
 
 def _print_diff(changes: Sequence[FileChange]) -> None:
     for change in changes:
-        sys.stdout.write(host_config.diff(change))
-    sys.stdout.flush()
+        write(host_config.diff(change))
 
 
 def _agreed(changes: Sequence[FileChange], *, shown: bool, yes: bool) -> bool:

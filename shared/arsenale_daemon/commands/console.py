@@ -8,22 +8,25 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from arsenale_core.terminal_text import shown_line, write
+
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def say(text: str = "") -> None:
     """Print TEXT on a line of its own."""
-    typer.echo(text)
+    write(f"{text}\n")
 
 
 def print_json(value: Any) -> None:
     """Print VALUE as JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
     """Return ROWS, the first of which is the head, in aligned columns."""
+    rows = [tuple(map(shown_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join(lines)
@@ -38,7 +41,7 @@ def errors_shown() -> Generator[None]:
         yield
     except ArsenaleError as exc:
         typer.secho("error: ", fg="red", nl=False, err=True)
-        typer.echo(str(exc), err=True)
+        write(f"{exc}\n", to=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -58,4 +61,4 @@ def confirmed(question: str, *, yes: bool) -> bool:
         raise InvalidError(
             "nothing was changed, as there is no terminal to ask at", hint="add --yes to agree"
         )
-    return typer.confirm(question, default=True)
+    return typer.confirm(shown_line(question), default=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from arsenale_core.terminal_text import write
 from arsenale_daemon.commands.console import Json, errors_shown, print_json, say, table
 from arsenale_relay import endpoint
 
@@ -112,8 +113,7 @@ def logs(
     with errors_shown():
         path = logtail.file_of(_home(), name)
         for line in logtail.lines(path, lines, follow=follow):
-            sys.stdout.write(line if as_json else logtail.readable(line))
-            sys.stdout.flush()
+            write(line if as_json else logtail.readable(line))
 
 
 def serve(

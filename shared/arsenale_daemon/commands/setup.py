@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from arsenale_core import terminal
 from arsenale_core.config import Settings
 from arsenale_daemon import demo as demonstration
 from arsenale_daemon import doctor as examination
@@ -23,7 +23,7 @@ def doctor(as_json: Json = False) -> None:
         if as_json:
             print_json([check.as_dict() for check in checks])
         else:
-            examination.show(Console(highlight=False), checks)
+            examination.show(terminal.console(), checks)
         if any(check.state == "fail" for check in checks):
             raise typer.Exit(1)
 
@@ -33,4 +33,4 @@ def demo(
 ) -> None:
     """Show what each server is for, in a temporary home."""
     with errors_shown():
-        demonstration.run(Console(highlight=False), keep=keep)
+        demonstration.run(terminal.console(), keep=keep)
