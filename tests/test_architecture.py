@@ -1,6 +1,7 @@
 """The promises a newcomer may rely on. A new folder under servers/ falls under them by itself."""
 
 import ast
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -153,3 +154,39 @@ def test_private_folders_are_made_by_one_function() -> None:
         and {"parents", "mode"} <= {word.arg for word in node.keywords}
     }
     assert not wrong
+
+
+def calls_of(folders: tuple[str, ...], names: set[str]) -> dict[str, set[str]]:
+    """Return where in FOLDERS something of NAMES is called with arguments, by name."""
+    found: dict[str, set[str]] = {name: set() for name in names}
+    for folder in folders:
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and (node.args or node.keywords):
+                    name = ast.unparse(node.func)
+                    for known in names & {name, name.rpartition(".")[2]}:
+                        found[known].add(str(file.relative_to(ROOT)))
+    return found
+
+
+def test_text_for_models_is_made_by_one_module() -> None:
+    """Hooks, guards and briefings demand a `ModelText`, which pyright checks."""
+    found = calls_of(("servers", "shared"), {"ModelText"})
+    assert found["ModelText"] == {"shared/arsenale_core/model_text.py"}
+    surface = (ROOT / "shared/arsenale_core/surface.py").read_text(encoding="utf-8")
+    assert surface.count("Awaitable[ModelText | None]]") == 2  # answer and guard
+
+
+def test_text_for_terminals_leaves_through_one_module() -> None:
+    ways = {"print", "sys.stdout.write", "sys.stderr.write", "typer.echo", "Console",
+            "sys.stdout.buffer.write"}  # fmt: skip
+    found = calls_of(("servers", "shared"), ways)
+    found["print"] = {
+        file for file in found["print"] if re.search(
+            r"(?<![.\w'\"])print\(", (ROOT / file).read_text(encoding="utf-8"))
+    }  # fmt: skip
+    relay = {
+        f"shared/arsenale_relay/{name}.py" for name in ("__main__", "relay")
+    }  # imports nothing
+    allowed = {"shared/arsenale_core/terminal.py", "shared/arsenale_core/terminal_text.py"} | relay
+    assert {way: files - allowed for way, files in found.items() if files - allowed} == {}

@@ -41,6 +41,7 @@ from arsenale_coordinator.service import Action, Coordinator, Status, Update, Vi
 from arsenale_coordinator.thinking.models import ThinkingReport
 from arsenale_coordinator.thinking.optimiser import Optimiser
 from arsenale_core import boot
+from arsenale_core.model_text import ModelText, quote
 from arsenale_core.surface import (
     PEER,
     READS,
@@ -356,14 +357,16 @@ def build(services: Services) -> MCPServer[Services]:
     return mcp
 
 
-async def answer(services: Services, event: Mapping[str, object]) -> str | None:
-    """Return the line that a prompt is told on thinking, or nothing."""
-    return await services.optimiser.told(event)
+async def answer(services: Services, event: Mapping[str, object]) -> ModelText | None:
+    """Return the line on thinking that a prompt gets, or nothing."""
+    line = await services.optimiser.told(event)
+    return quote(line) if line else None
 
 
-async def guard(services: Services, event: Mapping[str, object]) -> str | None:
+async def guard(services: Services, event: Mapping[str, object]) -> ModelText | None:
     """Return why an edit or a commit must not happen, or nothing."""
-    return await services.guard.refusal(event)
+    reason = await services.guard.refusal(event)
+    return quote(reason) if reason else None
 
 
 SERVER = ServerSpec(

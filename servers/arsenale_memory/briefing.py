@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from arsenale_core.model_text import ModelText, join, quote
 from arsenale_memory.answers import tokens
 from arsenale_memory.levels import Identity
 from arsenale_memory.moments import day
@@ -12,6 +13,9 @@ CARD_TOKENS = 300
 """An identity card is short: it comes again after every compaction."""
 
 BRIEFING_TOKENS = 1_200
+NOTES_TAG = "arsenale-notes"
+ORIGIN = "from Arsenale's memory"
+
 LINE_CHARS = 240
 NAME_CHARS = 80
 
@@ -31,14 +35,18 @@ class Known:
     last_checkpoint_us: int | None
 
 
-def card(identity: Identity, known: Known) -> str:
-    """Return who the assistant is, in CARD_TOKENS at most; what a project's files say is marked."""
-    lines = [f"You are {who}."] if (who := _who(identity, own=True)) else []
-    lines += [f"- {one_line(str(rule))}" for rule in identity.own("rules")]
-    lines += _section("Core memories", [one_line(str(t)) for t in identity.own("core_memories")])
-    lines += _section("Also", [_line(v) for v in known.core])
-    lines += _of_project(identity)
-    return _within(lines, CARD_TOKENS)
+def card(identity: Identity, known: Known) -> ModelText:
+    """Return who the assistant is, in CARD_TOKENS at most.
+
+    What the user says of it comes first; memories and what the project's files say are notes.
+    """
+    own = [f"You are {who}."] if (who := _who(identity, own=True)) else []
+    own += [f"- {one_line(str(rule))}" for rule in identity.own("rules")]
+    own += _section("Core memories", [one_line(str(t)) for t in identity.own("core_memories")])
+    text = quote(_within(own, CARD_TOKENS)) if own else ModelText()
+    notes = _section("Also", [_line(v) for v in known.core]) + _of_project(identity)
+    left = _within(notes, CARD_TOKENS - tokens(text)).strip() if notes else ""
+    return join(text, quote(left, tag=NOTES_TAG, origin=ORIGIN) if left else ModelText())
 
 
 def _of_project(identity: Identity) -> list[str]:
@@ -56,7 +64,7 @@ def _who(identity: Identity, *, own: bool) -> str:
     return ", ".join(one_line(text, NAME_CHARS) for text in given if text)
 
 
-def briefing(identity: Identity, persona: str, known: Known, now_us: int) -> str:
+def briefing(identity: Identity, persona: str, known: Known, now_us: int) -> ModelText:
     """Return the morning briefing as Markdown, in BRIEFING_TOKENS at most."""
     name = one_line(identity.text("name", persona), NAME_CHARS)
     whom = "" if name == "default" else f" for {name}"
@@ -72,7 +80,7 @@ def briefing(identity: Identity, persona: str, known: Known, now_us: int) -> str
     lines += _section("What matters most", [_line(v) for v in known.core])
     if len(lines) <= 2 and not projects:
         lines.append("Nothing is known yet: `remember` what will matter tomorrow.")
-    return _within(lines, BRIEFING_TOKENS)
+    return quote(_within(lines, BRIEFING_TOKENS), tag=NOTES_TAG, origin=ORIGIN)
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:

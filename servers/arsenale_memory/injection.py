@@ -13,6 +13,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from arsenale_core import logs
+from arsenale_core.model_text import ModelText, join, quote
 from arsenale_memory import answers, briefing, moments
 from arsenale_memory.personas import Personas
 from arsenale_memory.record import Filter
@@ -57,8 +58,8 @@ class Injector:
     tasks: TaskGroup
     _told: OrderedDict[str, set[str]] = field(default_factory=lambda: OrderedDict[str, set[str]]())
 
-    async def answer(self, event: Mapping[str, object]) -> str | None:
-        """Return what the assistant is to be told at EVENT, or nothing."""
+    async def answer(self, event: Mapping[str, object]) -> ModelText | None:
+        """Return what the assistant gets at EVENT, or nothing."""
         name = str(event.get("hook_event_name") or event.get("hookEventName") or "").lower()
         session = str(event.get("session_id") or event.get("sessionId") or "")
         project = Path(cwd) if isinstance(cwd := event.get("cwd"), str) and cwd else None
@@ -75,7 +76,7 @@ class Injector:
 
     async def _identity(
         self, event: Mapping[str, object], session: str, project: Path | None
-    ) -> str | None:
+    ) -> ModelText | None:
         """Return the card after a compaction; card and briefing when a session begins.
 
         A preview is kept for sessions to come and counts as no injection.
@@ -85,16 +86,16 @@ class Injector:
         unused = await self._unused(persona, project)
         if await self._knows_nothing(persona, project):
             return unused or None
-        text = unused + await self.personas.card(persona, project)
+        text = join(unused, await self.personas.card(persona, project))
         if event.get("source") == "compact":
             self._told.pop(session, None)  # what was told is gone with the context
         else:
-            text += "\n" + await self.personas.briefing(persona, project)
+            text = join(text, await self.personas.briefing(persona, project))
         if not event.get("preview"):
             await self._record("SessionStart", session, (), text, begun)
         return text
 
-    async def _memories(self, prompt: str, session: str, project: Path | None) -> str | None:
+    async def _memories(self, prompt: str, session: str, project: Path | None) -> ModelText | None:
         """Return the memories that a prompt asks for, above the threshold and within the budget."""
         if len(prompt.strip()) < SHORTEST_PROMPT or _COMMAND.match(prompt):
             return None
@@ -118,10 +119,8 @@ class Injector:
             return None
         told.update(uids)
         self.memory.knowledge().mark_recalled(uids)
-        text = "\n".join(
-            [f"<{answers.RECALL_TAG}>", "What you remember that may help:", *lines,
-             f"</{answers.RECALL_TAG}>"]
-        )  # fmt: skip
+        body = "\n".join(["What you remember that may help:", *lines])
+        text = quote(body, tag="recalled-memories", origin=briefing.ORIGIN)
         await self._record("UserPromptSubmit", session, uids, text, begun, prompt)
         return text
 
@@ -133,10 +132,11 @@ class Injector:
         except Exception as exc:  # noqa: BLE001  # the edge of a task: a hook takes no server down
             logs.get("arsenale.memory").warning("no checkpoint", reason=str(exc))
 
-    async def _unused(self, persona: str, project: Path | None) -> str:
+    async def _unused(self, persona: str, project: Path | None) -> ModelText:
         """Return the line that says which files of the project are not used, if there are any."""
         identity = await to_thread.run_sync(self.personas.identity, persona, project)
-        return briefing.UNUSED.format(", ".join(identity.unused)) + "\n" if identity.unused else ""
+        names = ", ".join(identity.unused)
+        return quote(briefing.UNUSED.format(names)) if names else ModelText()
 
     async def _knows_nothing(self, persona: str, project: Path | None) -> bool:
         """Say whether there is nothing to tell: a fresh install must not talk."""

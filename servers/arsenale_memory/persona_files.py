@@ -14,6 +14,7 @@ from anyio import to_thread
 from arsenale_core import logs
 from arsenale_core.errors import ConflictError, InvalidError
 from arsenale_core.files import make_private
+from arsenale_core.model_text import ModelText, escaped
 from arsenale_core.trust import Trust
 from arsenale_memory import (
     answers,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _PERSONA = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,60}")
 
 TODAY = 8
+SHOWN_CHARS = 400
 CORE = 8
 """So many memories of a sort are shown."""
 
@@ -149,7 +151,7 @@ class PersonaFiles:
             },
         }
         template = identity.text("template", "assistant")
-        text = templates.render(template, context, self.templates)
+        text = templates.render(template, escaped(context), self.templates)
         brief = self.brief(identity, persona, known)
         written = [
             _write_block(folder / "CLAUDE.md", "identity", text, force),
@@ -160,7 +162,7 @@ class PersonaFiles:
         ]
         return [path.name for path in written if path is not None]
 
-    def brief(self, identity: Identity, persona: str, known: Known) -> str:
+    def brief(self, identity: Identity, persona: str, known: Known) -> ModelText:
         """Return the briefing for a file: without what changes at every checkpoint."""
         timeless = replace(known, last_checkpoint_us=None)
         return briefing.briefing(identity, persona, timeless, self.memory.now_us)
@@ -188,7 +190,7 @@ class PersonaFiles:
 
 def _shown(version: "Version", zone: tzinfo | None) -> dict[str, Any]:
     return {
-        "text": version.content[:400],
+        "text": briefing.one_line(version.content, SHOWN_CHARS),
         "importance": version.importance,
         "date": moments.day(version.valid_from_us, zone),
     }

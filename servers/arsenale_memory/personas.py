@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from anyio import Lock, to_thread
 
 from arsenale_core.errors import ConflictError, NotFoundError
+from arsenale_core.model_text import ModelText
 from arsenale_memory import (
     answers,
     briefing,
@@ -57,19 +58,19 @@ class Personas(PersonaFiles):
         """Return who PERSONA is, with the origin of each value and the rendered text."""
         return await to_thread.run_sync(self._show, persona, project)
 
-    async def card(self, persona: str, project: Path | None) -> str:
+    async def card(self, persona: str, project: Path | None) -> ModelText:
         """Return who PERSONA is, in a few hundred tokens."""
 
-        def made() -> str:
+        def made() -> ModelText:
             identity = self.identity(persona, project)
             return briefing.card(identity, self.known(identity, persona))
 
         return await to_thread.run_sync(made)
 
-    async def briefing(self, persona: str, project: Path | None) -> str:
+    async def briefing(self, persona: str, project: Path | None) -> ModelText:
         """Return the morning briefing of PERSONA."""
 
-        def made() -> str:
+        def made() -> ModelText:
             identity = self.identity(persona, project)
             known = self.known(identity, persona)
             return briefing.briefing(identity, persona, known, self.memory.now_us)

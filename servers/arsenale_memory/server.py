@@ -10,6 +10,7 @@ from mcp.server.mcpserver import Context, Resolve
 from prometheus_client import Counter
 from pydantic import Field
 
+from arsenale_core.model_text import ModelText
 from arsenale_core.surface import (
     DESTROYS,
     PEER,
@@ -384,7 +385,7 @@ def build(services: Services) -> MCPServer[Services]:
     return mcp
 
 
-async def answer(services: Services, event: Mapping[str, object]) -> str | None:
+async def answer(services: Services, event: Mapping[str, object]) -> ModelText | None:
     """Return what the assistant is to be told at a hook's EVENT, or nothing."""
     return await services.injector.answer(event)
 

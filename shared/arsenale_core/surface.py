@@ -20,8 +20,10 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated
 from mcp.types import (
     CallToolResult,
     EmptyResult,
+    ReadResourceResult,
     SubscribeRequestParams,
     TextContent,
+    TextResourceContents,
     ToolAnnotations,
     UnsubscribeRequestParams,
 )
@@ -32,6 +34,7 @@ from arsenale_core import logs
 from arsenale_core.config import Settings
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.metrics import CallMetrics
+from arsenale_core.model_text import ModelText, escape, escaped
 from arsenale_core.schemas import slim
 
 P = ParamSpec("P")
@@ -114,8 +117,8 @@ class ServerSpec:
     name: str
     open: Callable[[Runtime], AbstractAsyncContextManager[Any]]
     build: Callable[[Any], MCPServer[Any]]
-    answer: Callable[[Any, Mapping[str, object]], Awaitable[str | None]] | None = None
-    guard: Callable[[Any, Mapping[str, object]], Awaitable[str | None]] | None = None
+    answer: Callable[[Any, Mapping[str, object]], Awaitable[ModelText | None]] | None = None
+    guard: Callable[[Any, Mapping[str, object]], Awaitable[ModelText | None]] | None = None
 
     def mount(self, service: Any, runtime: Runtime, calls: CallMetrics) -> MCPServer[Any]:
         """Build the surface over SERVICE with what every surface has: metrics, checks, limits."""
@@ -245,6 +248,8 @@ class _Guard:
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
+        if ctx.method == "resources/read":
+            return _escaped(await call_next(ctx))
         if ctx.method != "tools/call" or not ctx.params:
             return await call_next(ctx)
         name = str(ctx.params.get("name"))
@@ -267,7 +272,7 @@ class _Guard:
             unknown = [str(argument) for argument in names if argument not in known]
             if unknown:
                 return _refusal(_unknown_argument(name, unknown[0], known))
-        return self._bounded(name, await call_next(ctx))
+        return _escaped(self._bounded(name, await call_next(ctx)))
 
     async def _known_arguments(self, name: str) -> frozenset[str] | None:
         if name not in self._arguments:
@@ -316,6 +321,34 @@ def _text_chars(result: HandlerResult) -> int:
         return sum(len(part.text) for part in result.content if isinstance(part, TextContent))
     parts: Any = result.get("content", []) if isinstance(result, dict) else []
     return sum(len(part.get("text", "")) for part in cast("list[dict[str, str]]", parts))
+
+
+def _escaped(result: HandlerResult) -> HandlerResult:
+    """Return RESULT, whose texts of others cannot pass for a message of the system."""
+    if isinstance(result, CallToolResult):
+        content = [
+            part.model_copy(update={"text": escape(part.text)})
+            if isinstance(part, TextContent)
+            else part
+            for part in result.content
+        ]
+        safe = {"content": content, "structured_content": escaped(result.structured_content)}
+        return result.model_copy(update=safe)
+    if isinstance(result, ReadResourceResult):
+        contents = [
+            part.model_copy(update={"text": escape(part.text)})
+            if isinstance(part, TextResourceContents)
+            else part
+            for part in result.contents
+        ]
+        return result.model_copy(update={"contents": contents})
+    if isinstance(result, dict):
+        return {**result, **{key: escaped(result[key]) for key in RESULTS if key in result}}
+    return result
+
+
+RESULTS = ("content", "structuredContent", "contents")
+"""Where results have text of others (MCP, `CallToolResult` and `ReadResourceResult`)."""
 
 
 def _unknown_argument(tool: str, argument: str, known: frozenset[str]) -> str:

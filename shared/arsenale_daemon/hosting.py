@@ -12,6 +12,7 @@ from mcp.server import MCPServer
 from arsenale_core import logs
 from arsenale_core.errors import ArsenaleError
 from arsenale_core.metrics import CallMetrics
+from arsenale_core.model_text import ModelText, join
 from arsenale_core.surface import Runtime, ServerSpec
 from arsenale_daemon import discovery, handshakes
 
@@ -21,7 +22,7 @@ HOOK_S = 3.5
 GUARD_S = 1.5
 """How long the servers may think about a call that waits; the hook gives up earlier."""
 
-_Answer: TypeAlias = Callable[[Mapping[str, object]], Awaitable[str | None]]
+_Answer: TypeAlias = Callable[[Mapping[str, object]], Awaitable[ModelText | None]]
 
 
 class Servers:
@@ -102,15 +103,15 @@ class Servers:
         """Whether a server NAME is installed, open or not."""
         return name in self._names
 
-    async def hook(self, event: object, *, starts: bool) -> str | None:
-        """Ask every server what the assistant is to be told at EVENT; who breaks says nothing.
+    async def hook(self, event: object, *, starts: bool) -> ModelText | None:
+        """Ask every server what the assistant gets at EVENT; a server that fails adds nothing.
 
         Where a session STARTS there is time to open all of them; a prompt does not wait for that.
         """
         if starts:
             await self.open_all()
         answers = await self._ask(self._answers, event, HOOK_S, "hook")
-        return "\n\n".join(text for _, text in sorted(answers.items()) if text) or None
+        return join(*(text for _, text in sorted(answers.items()) if text)) or None
 
     async def guard(self, event: object) -> dict[str, Any]:
         """Ask every server that guards whether EVENT may happen.
@@ -122,14 +123,14 @@ class Servers:
         reasons = await self._ask(self._guards, event, GUARD_S, "guard")
         silent = [name for name in self._guarding if name not in reasons]
         error = f"no answer from {', '.join(silent)}" if silent else None
-        deny = "\n\n".join(reason for _, reason in sorted(reasons.items()) if reason) or None
+        deny = join(*(reason for _, reason in sorted(reasons.items()) if reason)) or None
         return {"deny": deny, "error": error}
 
     async def _ask(
         self, asked: Mapping[str, _Answer], event: object, within_s: float, what: str
-    ) -> dict[str, str | None]:
+    ) -> dict[str, ModelText | None]:
         """Return what each of ASKED says of EVENT; who breaks, or takes longer, is left out."""
-        said: dict[str, str | None] = {}
+        said: dict[str, ModelText | None] = {}
 
         async def one(name: str, answer: _Answer) -> None:
             try:

@@ -61,7 +61,7 @@ def test_what_a_terminal_would_act_on_is_shown_as_an_escape(trust: Run, project:
     (project / ".arsenale" / "identity.toml").write_bytes(text.encode())
     shown = trust("--yes").stdout
     assert not set("\x1b\x07\u202e\x85\r") & set(shown)
-    assert "\\x1b[2J" in shown and "[bold]markup[/]" in shown
+    assert "\\u001b[2J" in shown and "[bold]markup[/]" in shown
 
 
 def test_a_link_is_refused_by_name(trust: Run, project: Path) -> None:

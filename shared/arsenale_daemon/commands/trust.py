@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from arsenale_core.config import Settings
 from arsenale_core.errors import InvalidError, NotFoundError
 from arsenale_core.files import read_regular
+from arsenale_core.terminal_text import write
 from arsenale_core.trust import PROJECT_FILE_BYTES, PROJECT_FILES, Trust
 from arsenale_daemon.commands.console import Json, confirmed, errors_shown, print_json, say
 from arsenale_relay import session_start
@@ -114,9 +113,5 @@ def _content(path: Path) -> bytes:
 
 def _show(path: Path, content: bytes) -> None:
     """Print all of CONTENT; what a terminal would act on is shown as an escape."""
-    text = content.decode("utf-8", "backslashreplace")
-    shown = "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(Text(f"--- {path}", style="bold"))
-    console.print(Text(shown.rstrip("\n")))
-    console.print(Text("---", style="bold"))
+    text = content.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
+    write(f"--- {path}\n{text.rstrip()}\n---\n")
