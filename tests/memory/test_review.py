@@ -96,7 +96,9 @@ async def test_what_is_remembered_during_a_restore_is_kept_or_in_the_snapshot(
 async def test_a_mention_of_our_tag_cuts_nothing_and_our_block_is_left_out(call: Call) -> None:
     said = "The hook wraps notes in <recalled-memories> tags. The rotation is on Friday."
     id = await kept(call, said)
-    assert (await call("read", ids=[id]))["memories"][0]["content"] == said
+    assert (await call("read", ids=[id]))["memories"][0]["content"] == said.replace(
+        "<recalled", "&lt;recalled"
+    )
     block = "<recalled-memories>\nold\n</recalled-memories>"
     assert capture.cleaned(f"before {block} after") == "before  after"
 

@@ -148,7 +148,7 @@ async def test_other_scripts_and_odd_characters_survive(call: Call) -> None:
     ]
     await call("remember", memories=notes(*texts))
     listed = {m["content"] for m in (await call("read"))["listed"]}
-    assert listed == set(texts)
+    assert listed == {text.replace("\u202e", "") for text in texts}  # hidden from models only
     assert (await call("recall", question="Москве"))["memories"][0]["content"] == texts[1]
     for hostile in ('"', "'", "a OR", "NEAR(", "*", "body:x", "(((", "\x00", "--", "a AND NOT b"):
         await call("recall", question=f"{hostile} вторник")
