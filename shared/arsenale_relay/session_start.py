@@ -9,6 +9,8 @@ import os
 import time
 from typing import Any, cast
 
+from arsenale_relay import endpoint
+
 FOLDER = "session-start"
 """Below `ARSENALE_HOME/run`."""
 
@@ -63,7 +65,7 @@ def write(home: str, project: str, text: str, asked_ns: int) -> None:
         OSError: The home cannot be written.
     """
     path = file_of(home, project)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    _make_folder(home)
     fresh = f"{path}.{os.getpid()}.new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
@@ -91,8 +93,7 @@ def mark_changed(home: str) -> None:
     Raises:
         OSError: The home cannot be written.
     """
-    folder = os.path.join(home, "run", FOLDER)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    folder = _make_folder(home)
     path = os.path.join(folder, CHANGED)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
     os.utime(path)
@@ -129,8 +130,7 @@ def discard(home: str) -> None:
     Raises:
         OSError: The home cannot be written.
     """
-    folder = os.path.join(home, "run", FOLDER)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    folder = _make_folder(home)
     fresh = os.path.join(folder, f"{STAMP}.{os.getpid()}.new")
     with open(fresh, "w", encoding="ascii") as file:
         file.write(str(time.time_ns()))
@@ -150,6 +150,13 @@ def forget(home: str, project: str) -> None:
         os.unlink(file_of(home, project))
     except OSError:
         pass
+
+
+def _make_folder(home: str) -> str:
+    """Make the folder of the kept texts, private at each level, and return its path."""
+    folder = os.path.join(endpoint.run_dir(home), FOLDER)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    return folder
 
 
 def _names(folder: str) -> list[str]:
