@@ -16,9 +16,12 @@ FOLDER = "session-start"
 
 MOST_BYTES = 1 << 18
 
-DAMAGED = (OSError, ValueError, KeyError, TypeError, RecursionError)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a file that somebody damaged raises."""
 
+
+FORM = 2
+"""Texts of another form were made by other rules, and are not used."""
 
 STAMP = "discarded"
 """Holds when texts were discarded last, Unix nanoseconds: older answers must not be kept."""
@@ -49,7 +52,11 @@ def read(home: str, project: str) -> str | None:
         with open(file_of(home, project), "rb") as file:
             kept: Any = json.loads(file.read(MOST_BYTES))
         text: object = cast("dict[str, object]", kept)["text"]
-        ours = kept["project"] == normal(project) and kept["asked_ns"] > discarded_ns(home)
+        ours = (
+            kept.get("form") == FORM
+            and kept["project"] == normal(project)
+            and kept["asked_ns"] > discarded_ns(home)
+        )
         return text if ours and isinstance(text, str) else None
     except DAMAGED:
         return None
@@ -69,7 +76,7 @@ def write(home: str, project: str, text: str, asked_ns: int) -> None:
     fresh = f"{path}.{os.getpid()}.new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-        kept = {"project": normal(project), "asked_ns": asked_ns, "text": text}
+        kept = {"form": FORM, "project": normal(project), "asked_ns": asked_ns, "text": text}
         json.dump(kept, file)
     os.replace(fresh, path)
     if asked_ns <= discarded_ns(home):

@@ -234,6 +234,15 @@ def test_a_renewal_that_overlaps_a_removal_keeps_nothing_of_what_was_removed(
     assert session_start.read(str(home), str(tmp_path)) is None
 
 
+def test_a_text_of_an_older_version_is_not_used(home: Path, tmp_path: Path) -> None:
+    session_start.write(str(home), str(tmp_path), "You are safe.", time.time_ns())
+    path = Path(session_start.file_of(str(home), str(tmp_path)))
+    kept = json.loads(path.read_bytes())
+    for change in ({"form": 1}, {"form": None}, {"form": session_start.FORM + 1}):
+        path.write_text(json.dumps({**kept, **change}), encoding="utf-8")
+        assert session_start.read(str(home), str(tmp_path)) is None
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"project": "/other", "text": "x"}'])
 def test_a_damaged_kept_text_is_not_used(
     home: Path, environment: dict[str, str], tmp_path: Path, text: bytes
