@@ -156,12 +156,12 @@ def test_what_the_command_line_adds_is_in_the_next_session(
     until(lambda: "tea" in (session_start.read(str(home), str(tmp_path)) or ""))
     command = [sys.executable, "-m", "arsenale_daemon", "memory", "add", "Mail goes over Redis."]
     hook = runpy.run_path(str(INJECT))
-    assert hook["kept"](start(cwd=tmp_path), str(home))[1]
+    until(lambda: ask(start(cwd=tmp_path))[0] and hook["kept"](start(cwd=tmp_path), str(home))[1])
     subprocess.run(command, env=environment, check=True, capture_output=True)
     text, usable = hook["kept"](start(cwd=tmp_path), str(home))
     assert (not usable, "tea" in text) == (True, True)  # it is asked for again, or is the last
     until(lambda: "Redis" in ask(start(cwd=tmp_path))[0])
-    assert hook["kept"](start(cwd=tmp_path), str(home))[1]
+    until(lambda: ask(start(cwd=tmp_path))[0] and hook["kept"](start(cwd=tmp_path), str(home))[1])
 
 
 def test_a_kept_text_follows_what_memory_learns_and_forgets(
