@@ -81,7 +81,7 @@ def transcript(lines: Iterable[str]) -> Iterator[Item | str]:
         if len(text) >= SHORTEST_TURN:
             yield Item(
                 reference=str(row.get("uuid", f"line {number}")), content=text, kind="turn",
-                subject=str(row["type"]), at=str(row["timestamp"]) if row.get("timestamp") else None,
+                subject=str(row["type"]), at=str(row.get("timestamp") or "") or None,
                 session=str(row.get("sessionId", "")) or None, tags=("transcript",),
             )  # fmt: skip
 

@@ -186,7 +186,8 @@ def gguf(folder: Path) -> Job:
     return Job((honest, honest, head), attack)
 
 
-PEFT: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "target_modules": ["q_proj"],
+PEFT: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none",
+        "target_modules": ["q_proj"],
         "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "lora_dropout": 0.05,
         "modules_to_save": None, "fan_in_fan_out": False, "task_type": "CAUSAL_LM"}  # fmt: skip
 
