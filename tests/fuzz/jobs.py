@@ -17,10 +17,10 @@ from typing import Any
 import anyio
 import numpy as np
 import orjson
-from anyio.abc import ByteStream
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mcp.server import MCPServer
 from safetensors.numpy import save  # pyright: ignore[reportUnknownVariableType]
+from tests.fuzz.streams import Bytes
 
 from arsenale_coordinator.recipes import schema
 from arsenale_core import wire
@@ -455,30 +455,6 @@ def session_starts(folder: Path) -> Job:
         assert session_start.projects(home) in ([], [project])
 
     return Job((path.read_bytes(), b"12345"), attack)
-
-
-class Bytes(ByteStream):
-    """A stream whose other end has sent DATA and is gone."""
-
-    def __init__(self, data: bytes) -> None:
-        self._left = data
-
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
-        """Return up to MAX_BYTES."""
-        if not self._left:
-            raise anyio.EndOfStream
-        taken, self._left = self._left[:max_bytes], self._left[max_bytes:]
-        return taken
-
-    async def send(self, item: bytes) -> None:
-        """Refuse: nobody is there."""
-        raise anyio.BrokenResourceError
-
-    async def send_eof(self) -> None:
-        """Do nothing."""
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
 
 def node(folder: Path) -> Job:
