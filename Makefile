@@ -12,7 +12,7 @@ LOCK   := cd requirements && ../$(BIN)/uv pip compile --quiet --universal --gene
           --no-emit-index-url --python-version 3.11 --constraint ../constraints.txt --output-file
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick tools format lint types pytest models inference academy bench lock clean
+.PHONY: help install demo test quick tools format lint types pytest models inference academy bench fuzz lock clean
 
 help:            ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ academy: $(VENV)/.developed ## Install torch for training: on Linux its CPU buil
 
 bench: $(VENV)/.developed ## Print every figure of benchmarks/.
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+fuzz: $(VENV)/.developed ## Attack every parser of foreign bytes: make fuzz MINUTES=120.
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 lock: $(VENV)/.made ## Write requirements/*.txt: the versions of constraints.txt with their hashes.
 	$(PIP) uv

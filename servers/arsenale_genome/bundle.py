@@ -321,8 +321,10 @@ def _checked_members(archive: zipfile.ZipFile, size: int, path: Path) -> dict[st
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise InvalidError(f"{path}: {info.filename!r} is packed", hint=AGAIN)
-        if info.flag_bits & _ODD_FLAGS or info.is_dir():
+        if info.flag_bits & _ODD_FLAGS or info.filename.endswith("/"):
             raise InvalidError(f"{path}: {info.filename!r} is no plain file", hint=AGAIN)
+        if not 0 <= info.header_offset < size:
+            raise InvalidError(f"{path}: {info.filename!r} lies outside of it", hint=AGAIN)
         if info.filename in found:
             raise InvalidError(f"{path}: {info.filename!r} is there twice", hint=AGAIN)
         found[info.filename] = info

@@ -94,7 +94,7 @@ def source_in(said: Any) -> Source:
     """Return the source that the JSON value SAID holds."""
     given = cast("dict[str, str]", said)
     return Source(
-        via=given.get("via", "unknown"),
+        via=given.get("via") or "unknown",
         host=given.get("host"),
         session=given.get("session"),
         reference=given.get("reference"),

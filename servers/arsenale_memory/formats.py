@@ -290,21 +290,26 @@ def markdown_in(path: str, text: str) -> Item:
     front = _frontmatter(path, match[1]) if match else {}
     content = text[match.end() :] if match else text
     if "id" in front and "written_us" in front:
-        history = [version_in(old) for old in front.pop("history", [])]
+        history = [version_in(old) for old in _list(front.pop("history", None))]
         return Item(reference=path, versions=(*history, version_in({**front, "content": content})))
     if not content.strip():
         raise InvalidError(f"{path} says nothing")
     tags = front.get("tags", ())
-    listed = tags.split(",") if isinstance(tags, str) else tags
+    listed = tags.split(",") if isinstance(tags, str) else _list(tags)
     when = front.get("date") or front.get("created")
     return Item(
         reference=path,
         content=content.strip(),
         subject=_text(front.get("subject") or front.get("title")),
         kind=str(front.get("kind", "note")),
-        tags=tuple(str(tag).strip() for tag in listed or ()),
+        tags=tuple(str(tag).strip() for tag in listed),
         at=None if when is None else str(when),
     )
+
+
+def _list(value: object) -> list[Any]:
+    """Return VALUE if it is a list, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _frontmatter(path: str, text: str) -> dict[str, Any]:

@@ -20,6 +20,23 @@ from arsenale_memory.levels import KNOWN
 _START = re.compile(r"""\s*(?:\[|(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.[^=\n]*)?\s*=)""")
 """How a line begins that starts a statement of TOML."""
 
+MOST_PROBLEMS = 50
+"""Problems of a file that are reported one by one; the rest is counted."""
+
+MOST_RETRIED_CHARS = 1 << 20
+"""Characters that are read again to find where damaged statements end; then each ends where the
+next one starts."""
+
+MOST_HEAD_CHARS = 400
+"""Of the head of a table in a damaged file: it is read again with each of its statements."""
+
+MOST_DEPTH = 50
+"""Of tables and lists within one another; `a.a.a = 1` nests too."""
+
+_PART = r"""(?:(?<![A-Za-z0-9_-])[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*"""
+_DEEP_KEY = re.compile(rf"(?:{_PART}\.[ \t]*){{{MOST_DEPTH}}}")
+"""A dotted key with more parts than tables may be nested."""
+
 _TYPES = {str: "a text", list: "a list", dict: "a table"}
 
 
@@ -81,12 +98,16 @@ def parse(path: Path, content: bytes) -> tuple[dict[str, Any], list[Problem]]:
     found = list(_problems_of_encoding(content))
     text = content.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\0", "\ufffd")
     try:
-        said = tomllib.loads(text)
+        said = _loaded(text)
     except (ValueError, RecursionError):
         said, damaged = _salvaged(text)
         found += damaged
     values, wrong = _checked(said, text)
-    return values, [Problem(path, line, what) for line, what in [*found, *wrong]]
+    found += wrong
+    more = len(found) - MOST_PROBLEMS
+    if more > 0:
+        found[MOST_PROBLEMS:] = [(0, f"and {more} more problems")]
+    return values, [Problem(path, line, what) for line, what in found]
 
 
 def _problems_of_encoding(content: bytes) -> Iterator[tuple[int, str]]:
@@ -102,7 +123,7 @@ def _checked(said: Mapping[str, Any], text: str) -> tuple[dict[str, Any], list[t
     values: dict[str, Any] = {}
     found: list[tuple[int, str]] = []
     for key, value in said.items():
-        line = _line_of(text, key)
+        line = _line_of(text, key) if len(found) < MOST_PROBLEMS and key not in values else 0
         if key not in KNOWN:
             found.append((line, f"unknown key {key!r} was ignored; known are {', '.join(KNOWN)}"))
         elif not isinstance(value, KNOWN[key]):
@@ -135,10 +156,12 @@ def _salvaged(text: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     found: list[tuple[int, str]] = []
     table: str | None = ""
     for line, chunk in _statements(text):
-        said = _parsed(f"{table or ''}\n{chunk}")
+        is_head = chunk.lstrip().startswith("[")
+        is_read = not (is_head and len(chunk) > MOST_HEAD_CHARS)
+        said = _parsed(f"{table or ''}\n{chunk}") if is_read else None
         if said is None:
             found.append((line, f"cannot be read and was ignored: {chunk.splitlines()[0][:60]!r}"))
-        if chunk.lstrip().startswith("["):
+        if is_head:
             table = chunk if said is not None else None
         if said is not None and table is not None and not _merge(values, said):
             found.append((line, "sets a key a second time; the first value holds"))
@@ -148,16 +171,20 @@ def _salvaged(text: str) -> tuple[dict[str, Any], list[tuple[int, str]]]:
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Yield each statement with its first line; a damaged one ends where the next starts."""
     chunk: list[str] = []
-    begun = 1
+    begun, left = 1, MOST_RETRIED_CHARS
+    size = 0
     for number, line in enumerate(text.split("\n"), 1):
         if chunk and (_START.match(line) or _is_marker(line)):
             yield begun, "\n".join(chunk)
             chunk = []
         if not chunk and (not line.strip() or line.lstrip().startswith("#")):
             continue
-        begun = begun if chunk else number
+        begun, size = (begun, size) if chunk else (number, 0)
         chunk.append(line)
-        if _is_marker(line) or _parsed("\n".join(chunk)) is not None:
+        size += len(line) + 1
+        left -= size if len(chunk) > 1 else 0
+        tried = len(chunk) == 1 or left > 0
+        if _is_marker(line) or (tried and _parsed("\n".join(chunk)) is not None):
             yield begun, "\n".join(chunk)
             chunk = []
     if chunk:
@@ -171,9 +198,37 @@ def _is_marker(line: str) -> bool:
 
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(text)
+        return _loaded(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _loaded(text: str) -> dict[str, Any]:
+    """Return what TEXT, which is TOML, says.
+
+    Raises:
+        ValueError: It is not TOML, or nested too deeply; so does RecursionError.
+    """
+    if _DEEP_KEY.search(text):  # tomllib takes minutes for a key of 100,000 parts
+        raise ValueError("a key has too many parts")
+    said = tomllib.loads(text)
+    _check_depth(said)
+    return said
+
+
+def _check_depth(value: object, depth: int = 0) -> None:
+    """Refuse what is nested more deeply than every later reader can follow.
+
+    Raises:
+        ValueError: It is.
+    """
+    if depth > MOST_DEPTH:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, dict):
+        value = list(cast("dict[str, object]", value).values())
+    if isinstance(value, list):
+        for inner in cast("list[object]", value):
+            _check_depth(inner, depth + 1)
 
 
 def _merge(values: dict[str, Any], said: Mapping[str, Any]) -> bool:

@@ -181,7 +181,7 @@ async def read(
     since: Moment = None,
     until: Moment = None,
     limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    offset: Annotated[int, Field(ge=0)] = 0,
+    offset: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0,
 ) -> ReadReport:
     """Memories whole, by id: history, source, links, neighbours in their session.
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from arsenale_core.errors import InvalidError
 from arsenale_mesh.canonical import canonical, digest
@@ -30,6 +30,10 @@ Problem: TypeAlias = Literal[
     "limits", "engine", "times",
 ]  # fmt: skip
 
+MOST_CHARS: Final = 400
+"""Of each text in a receipt."""
+
+_STATUSES: Final = frozenset(get_args(Status))
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 
@@ -158,8 +162,8 @@ def parse(value: object) -> Receipt:
     given = dict(cast("dict[str, Any]", value))
     signature, limits = given.pop("signature", None), given.pop("limits", None)
     if given.keys() != _SIGNED:
-        odd = sorted(given.keys() ^ _SIGNED)
-        raise InvalidError(f"the receipt's fields are wrong: {', '.join(odd)}", hint="export again")
+        odd = ", ".join(sorted(given.keys() ^ _SIGNED))[:MOST_CHARS]
+        raise InvalidError(f"the receipt's fields are wrong: {odd}", hint="export again")
     if not isinstance(signature, str) or not _SIGNATURE.fullmatch(signature):
         raise InvalidError("the receipt has no signature of 64 bytes in hex", hint="export again")
     if not isinstance(limits, dict) or cast("dict[str, Any]", limits).keys() != set(_BOUNDS):
@@ -215,8 +219,9 @@ def _check_types(given: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
     for name, value in limits.items():
         _check_integer(f"limits.{name}", value)
     for name in _TEXTS:
-        if not isinstance(given[name], str) or len(given[name]) > 400:
-            raise InvalidError(f"{name} of the receipt is no short text", hint="export it again")
+        _check_text(name, given[name])
+    if given["status"] not in _STATUSES:
+        raise InvalidError("the receipt has an unknown status", hint="update Arsenale")
     for name in ("module", "input", "output", "trace"):
         if not _HEX.fullmatch(given[name]):
             raise InvalidError(f"{name} of the receipt is no SHA-256 in hex", hint="export again")
@@ -224,6 +229,16 @@ def _check_types(given: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
         raise InvalidError(f"the receipt has version {given['version']}", hint="update Arsenale")
     if given["proof"] is not None:
         raise InvalidError("the receipt has a proof that is unknown here", hint="update Arsenale")
+
+
+def _check_text(name: str, value: object) -> None:
+    """Refuse what a terminal or a reader could take for something else than it is."""
+    if not isinstance(value, str) or len(value) > MOST_CHARS:
+        what = f"{name} of the receipt is not a text of at most {MOST_CHARS} characters"
+        raise InvalidError(what, hint="export it again")
+    if not value.isprintable():  # control, bidirectional, newlines, surrogates, unassigned
+        what = f"{name} of the receipt has characters that cannot be printed"
+        raise InvalidError(what, hint="reject it: an honest node writes none")
 
 
 def _check_integer(name: str, value: object) -> None:

@@ -304,6 +304,9 @@ class Settings(BaseSettings):
             raise InvalidError(
                 f"settings: {wrong}", hint=f"correct {file} or the variable {PREFIX}..."
             ) from None
+        except RecursionError as exc:
+            what = f"{file}: it is nested too deeply"
+            raise InvalidError(what, hint="correct the file, or move it away") from exc
         except ValueError as exc:  # tomllib.TOMLDecodeError
             raise InvalidError(f"{file}: {exc}", hint="correct the file, or move it away") from exc
         except OSError as exc:

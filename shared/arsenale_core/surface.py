@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
@@ -232,6 +233,9 @@ def resource(fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     return call
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 class _Guard:
     """Middleware of every surface: refuses unknown arguments, bounds results, counts and times."""
 
@@ -272,6 +276,10 @@ class _Guard:
             unknown = [str(argument) for argument in names if argument not in known]
             if unknown:
                 return _refusal(_unknown_argument(name, unknown[0], known))
+        if isinstance(given, dict):
+            arguments = cast("dict[str, object]", given)
+            for argument, value in arguments.items():
+                arguments[argument] = _whole_characters(value)
         return _escaped(self._bounded(name, await call_next(ctx)))
 
     async def _known_arguments(self, name: str) -> frozenset[str] | None:
@@ -306,6 +314,21 @@ class _Guard:
             tool_use_id=meta.get(TOOL_USE_ID),
             session=peer.session if (peer := PEER.get()) else None,
         )
+
+
+def _whole_characters(value: object) -> object:
+    """Return VALUE, of JSON, with U+FFFD for each half of a surrogate pair.
+
+    JSON can spell halves as escapes; no file, database or answer can hold them.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else _HALF.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, list):
+        return [_whole_characters(one) for one in cast("list[object]", value)]
+    if isinstance(value, dict):
+        members = cast("dict[str, object]", value)
+        return {str(_whole_characters(k)): _whole_characters(v) for k, v in members.items()}
+    return value
 
 
 def _failed(result: HandlerResult) -> bool:

@@ -24,6 +24,7 @@ from mcp.types import (
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from arsenale_core.errors import InvalidError
 from arsenale_relay.messages import find_id
@@ -79,7 +80,9 @@ class Traffic:
             if message.method != "subscriptions/listen":
                 self._open.add(message.id)
         elif isinstance(message, JSONRPCNotification) and message.method == CANCELLED:
-            self._open.discard((message.params or {}).get("requestId"))
+            cancelled: object = (message.params or {}).get("requestId")
+            if isinstance(cancelled, str | int):
+                self._open.discard(cancelled)
 
     def went(self, message: JSONRPCMessage) -> None:
         """Note a message of the server."""
@@ -131,6 +134,14 @@ async def _feed(
                     await to_server.send(SessionMessage(message))
 
 
+def _line(message: JSONRPCMessage) -> bytes:
+    """Return MESSAGE as a line; half a character, which a client sent, goes back as an escape."""
+    try:
+        return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+    except PydanticSerializationError:
+        return json.dumps(message.model_dump(by_alias=True, exclude_unset=True)).encode() + b"\n"
+
+
 def _request_id(line: bytes) -> int | str | None:
     """Return the id of a request that cannot be read as a whole, if it can be found."""
     return json.loads(find_id(line))
@@ -148,6 +159,5 @@ async def _answer(
     async with from_server:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
             async for reply in from_server:
-                text = reply.message.model_dump_json(by_alias=True, exclude_unset=True)
-                await send(text.encode() + b"\n")
+                await send(_line(reply.message))
                 traffic.went(reply.message)

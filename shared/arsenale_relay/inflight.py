@@ -294,7 +294,7 @@ def _leading_value(text: bytes) -> object:
     """Return the JSON value that TEXT begins with: a large answer is not read for its id."""
     try:
         return _DECODER.raw_decode(text.decode(errors="replace"))[0]
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

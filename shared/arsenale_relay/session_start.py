@@ -122,7 +122,11 @@ def projects(home: str) -> list[str]:
         try:
             with open(os.path.join(folder, name), "rb") as file:
                 project: object = json.loads(file.read(MOST_BYTES))["project"]
-                if isinstance(project, str) and file_of(home, project).endswith(name):
+                if (
+                    isinstance(project, str)
+                    and project == normal(project)
+                    and file_of(home, project).endswith(name)
+                ):
                     found.append((os.fstat(file.fileno()).st_mtime, project))
         except DAMAGED:
             continue

@@ -282,3 +282,19 @@ async def test_no_byte_of_the_directory_can_be_changed_into_a_crash(stranger: An
         if not done.is_error:  # a byte that says nothing, as a moment
             found = done.structured_content
             assert found and found["layers"] == ["facts", "tone"]
+
+
+@pytest.mark.parametrize("damage", ["outside", "nameless"])
+async def test_an_archive_whose_directory_lies_is_refused(stranger: Any, damage: str) -> None:
+    home, _, client = stranger
+    path = home / "exports" / "ahab.genome"
+    raw = bytearray(path.read_bytes())
+    at = raw.rindex(b"PK\x01\x02")
+    if damage == "outside":  # the end record says that the directory begins earlier than it does
+        end = raw.rindex(b"PK\x05\x06")
+        raw[end + 16 : end + 20] = struct.pack("<I", 0xFFFFFFF0)
+    else:
+        [length] = struct.unpack_from("<H", raw, at + 28)
+        raw[at + 28 : at + 34] = struct.pack("<HHH", 0, length, 0)
+    path.write_bytes(raw)
+    assert "ahab.genome" in await refused(client, path)

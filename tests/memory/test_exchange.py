@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -268,3 +269,47 @@ async def test_exports_are_private_and_never_hidden_files_of_a_project(
         with pytest.raises(InvalidError, match="is hidden"):
             await services.exchange.take("jsonl", tmp_path / name, Query(), [tmp_path])
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# a" + " " * 200_000 + "b", "# " + "#" * 200_000 + "b", "<!-- arsenale:begin " * 20_000,
+     "<!-- arsenale:begin " + "arsenale:end " * 30_000],
+)  # fmt: skip
+def test_a_memory_file_is_read_in_time_that_grows_with_its_size(text: str) -> None:
+    begun = time.process_time()
+    list(claude_files.memory_file("CLAUDE.md", text))
+    assert time.process_time() - begun < 2
+
+
+def test_a_transcript_is_read_in_time_that_grows_with_its_size() -> None:
+    for said in ("<system-reminder>" * 20_000, "<command-a>" * 20_000, "".join(
+        f"<command-{'a' * (i % 50)}>" for i in range(20_000)
+    )):  # fmt: skip
+        row = json.dumps({"type": "user", "message": {"content": said}})
+        begun = time.process_time()
+        list(claude_files.transcript([row]))
+        assert time.process_time() - begun < 2
+
+
+def test_what_the_host_put_into_a_turn_is_left_out() -> None:
+    said = "before <system-reminder>a <b></system-reminder>and <command-name>x</command-name>after"
+    row = json.dumps({"type": "user", "message": {"content": said + "<system-reminder> open"}})
+    [item] = claude_files.transcript([row])
+    assert isinstance(item, Item) and item.content == "before and after<system-reminder> open"
+    text = "one line\n<!-- arsenale:begin v1 -->\nours\n<!-- arsenale:end v1 -->\n\nanother"
+    assert [i.content for i in claude_files.memory_file("x.md", text)] == ["one line", "another"]
+    [head] = claude_files.memory_file("x.md", "## About C# ##  \n\nsome text")
+    assert head.subject == "About C#"
+
+
+def test_a_line_of_a_transcript_nested_without_end_costs_itself() -> None:
+    good = json.dumps({"type": "user", "message": {"content": "a turn that is long enough"}})
+    reason, item = claude_files.transcript(["[" * 100_000, good])
+    assert isinstance(reason, str) and reason.startswith("line 1: ")
+    assert isinstance(item, Item)
+
+
+@pytest.mark.parametrize("field", ["tags: 5", "tags: {a: 1}", "tags: true", "history: 3"])
+def test_a_field_of_a_note_of_the_wrong_type_counts_as_absent(field: str) -> None:
+    assert formats.markdown_in("n.md", f"---\n{field}\n---\ncontent").tags == ()

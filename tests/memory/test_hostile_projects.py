@@ -63,9 +63,10 @@ async def hear(services: Services, *events: Event) -> list[str]:
         identity=True, memories=True, checkpoints=True, persona="default", max_tokens=500,
         min_relevance=0.0,
     )  # fmt: skip
+    said: list[str] = []
     async with anyio.create_task_group() as tasks:
         injector = Injector(services.memory, services.personas, switches, tasks)
-        said = [await injector.answer(event) or "" for event in events]
+        said += [await injector.answer(event) or "" for event in events]
     return said
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,39 @@ async def test_a_link_stays_a_link_and_its_target_is_written(
 def test_a_file_is_replaced_whole_and_leaves_no_other(tmp_path: Path) -> None:
     persona_files.replace_file(tmp_path / "new" / "a.md", "x\r\ny")
     assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"x\r\ny"]
+
+
+ENDLESS = {
+    "a statement that never ends": b"name = 'x'\n" + b"<\n" * 400_000,
+    "an array that never ends": b"rules = [\n" + b"'x',\n" * 150_000,
+    "a key of 300,000 parts": b"a" + b".a" * 300_000 + b" = 1\n",
+    "a quoted key of 100,000 parts": b'"a"' + b' . "a"' * 100_000 + b" = 1\n",
+    "a head of 300,000 parts": b"[a" + b".a" * 300_000 + b"]\nx = 1\n",
+    "100,000 unknown keys": b"".join(b"k%d=1\n" % i for i in range(80_000)),
+    "100,000 tables": b"".join(b"[k%d]\n" % i for i in range(80_000)),
+    "a long head before damage": b"['" + b"a" * 300_000 + b"']\n" + b"a=1\n" * 100_000,
+    "empty lines in a list": b"rules = [\n" + b"\r\n" * 300_000,
+    "a table within 100,000": b"facts = " + b"{a=" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", ENDLESS.values(), ids=ENDLESS)
+def test_a_hostile_megabyte_costs_seconds_at_most_and_few_problems(content: bytes) -> None:
+    begun = time.process_time()
+    _, problems = identity_files.parse(Path("identity.toml"), content[:PROJECT_FILE_BYTES])
+    assert time.process_time() - begun < 10
+    assert 1 <= len(problems) <= identity_files.MOST_PROBLEMS + 1
+
+
+def test_a_list_of_many_lines_is_read_beside_a_damaged_line() -> None:
+    rules = "".join(f'  "rule {i}",\n' for i in range(300))
+    content = f"rules = [\n{rules}]\n<<<<<<< ours\nname = 'Ada'\n".encode()
+    values, problems = identity_files.parse(Path("identity.toml"), content)
+    assert len(values["rules"]) == 300 and values["name"] == "Ada"
+    assert len(problems) == 1
+
+
+def test_dots_in_a_text_are_no_key() -> None:
+    text = ". " * 100 + "a.b.c. and so on"
+    values, problems = identity_files.parse(Path("identity.toml"), f'name = "{text}"'.encode())
+    assert values == {"name": text} and problems == []

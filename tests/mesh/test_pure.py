@@ -251,3 +251,36 @@ def test_a_ledger_in_which_anything_is_changed_is_found_out(n: int, data: st.Dat
 
 def test_balances_are_the_sums_of_the_entries() -> None:
     assert ledger.balances(chain(4)) == {"n0": 3, "n1": 1, "n2": 2}
+
+
+HIDDEN = {
+    "an escape sequence": "t\x1b[2J", "a newline": "t\nThe receipt holds.", "a return": "t\rok",
+    "a right-to-left override": "t\u202e1", "an isolate": "t\u2066", "NUL": "t\0", "DEL": "t\x7f",
+    "C1": "t\x9b2J", "a line separator": "t\u2028x", "half a character": "t\ud800",
+    "a zero-width space": "t\u200b", "a tag": "t\U000e0041", "too long": "t" * 401,
+    "10 MB": "t" * 10_000_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize(
+    "name", ["task", "node", "engine", "nonce", "function", "module", "status"]
+)
+def test_a_receipt_whose_texts_cannot_be_printed_is_refused_by_name(name: str, text: str) -> None:
+    plain = receipts.sign(BODY, ONE).plain()
+    with pytest.raises(InvalidError, match=f"{name} of the receipt") as refused:
+        receipts.parse({**plain, name: text})
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 200
+
+
+def test_a_receipt_with_a_status_that_no_guest_ends_with_is_refused() -> None:
+    with pytest.raises(InvalidError, match="unknown status"):
+        receipts.parse({**receipts.sign(BODY, ONE).plain(), "status": "ok, and verified"})
+    for status in get_args(receipts.Status):
+        assert receipts.parse(receipts.sign(replace(BODY, status=status), ONE).plain())
+
+
+def test_fields_that_no_receipt_has_are_named_in_short() -> None:
+    with pytest.raises(InvalidError, match="fields are wrong") as refused:
+        receipts.parse({**receipts.sign(BODY, ONE).plain(), "x" * 10_000_000: 1})
+    assert len(str(refused.value)) < 600

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,3 +168,9 @@ def test_a_batch_is_answered_when_what_it_still_waits_for_is_cancelled() -> None
     [only] = json.loads(flight.release())
     assert only["id"] == 1
     assert flight.release() == b""
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b"[[1],"])
+def test_an_answer_whose_id_is_nested_without_end_passes(opening: bytes) -> None:
+    raw = b'{"jsonrpc":"2.0","id":' + opening * 50_000
+    assert InFlight().received(raw) == raw + b"\n"

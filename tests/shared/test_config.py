@@ -32,3 +32,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("http_port = = 1", encoding="utf-8")
     with pytest.raises(InvalidError, match=r"config\.toml"):
         Settings.read({"ARSENALE_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("value", ["[" * 5_000, "{a=" * 5_000, "[[1]," * 5_000])
+def test_a_file_nested_without_end_is_refused_with_its_name(tmp_path: Path, value: str) -> None:
+    (tmp_path / "config.toml").write_text(f"port = {value}", encoding="utf-8")
+    with pytest.raises(InvalidError, match=r"config\.toml.*nested too deeply"):
+        Settings.read({"ARSENALE_HOME": str(tmp_path)})
