@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,20 @@ Ask = Callable[..., tuple[str, float]]
 
 
 @pytest.fixture
-def ask(environment: dict[str, str]) -> Ask:
-    """Give an event to the hook; return what the assistant is told, and how long it took."""
+def ask(environment: dict[str, str], home: Path) -> Iterator[Ask]:
+    """Give an event to the hook; return what the assistant gets, and how long it took.
+
+    A session's start lets a child process start a daemon; the test ends when that is up.
+    """
+    starts: list[object] = []
 
     def run(event: dict[str, Any] | bytes) -> tuple[str, float]:
         begun = time.monotonic()
+        given = event if isinstance(event, bytes) else json.dumps(event).encode()
+        starts.append(b"SessionStart" in given)
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(INJECT)],
-            input=event if isinstance(event, bytes) else json.dumps(event).encode(),
+            input=given,
             env=environment, capture_output=True, check=False, timeout=20,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, b"")
@@ -43,7 +49,9 @@ def ask(environment: dict[str, str]) -> Ask:
         assert said["hookEventName"] == event["hook_event_name"]
         return str(said["additionalContext"]), time.monotonic() - begun
 
-    return run
+    yield run
+    if any(starts):
+        control.up(home)
 
 
 def prompt(text: str, session: str = "s") -> dict[str, Any]:

@@ -334,8 +334,9 @@ def test_a_model_file_that_is_damaged_is_refused(
         "cut": whole[: len(whole) // 2], "text": b"GGUF" + b"hello" * 100,
     }  # fmt: skip
     path = tmp_path / "bad.gguf"
-    path.write_bytes(made[damage])
+    path.write_bytes(whole)
     put(served, "models", "bad", path)
+    path.write_bytes(made[damage])  # after it was registered, where noise is refused already
     answer = served.chat(model="bad")
     assert answer.status_code == 400
     assert "bad.gguf" in message_of(answer) or "llama.cpp cannot load" in message_of(answer)
@@ -351,8 +352,9 @@ def test_a_layer_file_that_is_damaged_is_refused_and_the_model_goes_on(
         "cut": whole[: len(whole) // 2], "base": (FOLDER / "base-q8_0.gguf").read_bytes(),
     }  # fmt: skip
     path = tmp_path / "bad.gguf"
-    path.write_bytes(made[damage])
+    path.write_bytes(whole)
     put(served, "layers", "bad", path)
+    path.write_bytes(made[damage])
     for _ in range(2):
         answer = served.chat(model="tiny+tiny-tone+bad")
         assert answer.status_code == 400 and str(path) in message_of(answer)

@@ -140,6 +140,12 @@ async def test_the_same_key_is_the_same_task(mesh: Opened) -> None:
     assert "runs something else: give another key" in said
 
 
+SLOW = """(module (memory (export "memory") 1) (func (export "_start") (local f64)
+  (loop (local.set 0 (f64.sqrt (f64.div (f64.sqrt (f64.div (f64.sqrt (f64.add (local.get 0)
+    (f64.const 1.5))) (f64.const 3))) (f64.const 7)))) (br 0))))"""
+"""Burns its fuel slowly: each root waits for the one before."""
+
+
 async def test_a_long_task_is_begun_followed_and_cancelled(mesh: Opened) -> None:
     told: list[float] = []
 
@@ -147,9 +153,9 @@ async def test_a_long_task_is_begun_followed_and_cancelled(mesh: Opened) -> None
         assert total == 10**10 and message
         told.append(progress)
 
-    begun = await mesh.call("run_task", wat=LOOP, wait_s=0)
+    begun = await mesh.call("run_task", wat=SLOW, wait_s=0)
     assert begun["state"] in ("queued", "running") and begun["hint"]
-    arguments = {"task": begun["task"], "wait_s": 2}
+    arguments = {"task": begun["task"], "wait_s": 2}  # the fuel lasts for ten
     await mesh.client.call_tool("check_task", arguments, progress_callback=progress)
     assert told and max(told) > 0
     cancelled = await mesh.call("check_task", task=begun["task"], action="cancel")
