@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,11 @@ def test_a_hook_starts_a_daemon_without_the_settings_of_its_session(
         [sys.executable, "-I", "-S", str(INJECT)], input=json.dumps(event).encode(),
         env={**environment, **HOSTILE, "PYTHONPATH": ""}, check=True, capture_output=True,
     )  # fmt: skip
-    check_is_clean(control.up(home), home)
+    deadline = time.monotonic() + 30
+    while (status := control.ask(home, "status")) is None:  # the hook's child starts the daemon
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    check_is_clean(status, home)
 
 
 def test_a_person_who_starts_the_daemon_chooses_its_settings_and_status_shows_them(
