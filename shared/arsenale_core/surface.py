@@ -349,25 +349,21 @@ def _text_chars(result: HandlerResult) -> int:
 def _escaped(result: HandlerResult) -> HandlerResult:
     """Return RESULT, whose texts of others cannot pass for a message of the system."""
     if isinstance(result, CallToolResult):
-        content = [
-            part.model_copy(update={"text": escape(part.text)})
-            if isinstance(part, TextContent)
-            else part
-            for part in result.content
-        ]
+        content = [_escaped_part(part) for part in result.content]
         safe = {"content": content, "structured_content": escaped(result.structured_content)}
         return result.model_copy(update=safe)
     if isinstance(result, ReadResourceResult):
-        contents = [
-            part.model_copy(update={"text": escape(part.text)})
-            if isinstance(part, TextResourceContents)
-            else part
-            for part in result.contents
-        ]
+        contents = [_escaped_part(part) for part in result.contents]
         return result.model_copy(update={"contents": contents})
     if isinstance(result, dict):
         return {**result, **{key: escaped(result[key]) for key in RESULTS if key in result}}
     return result
+
+
+def _escaped_part(part: T) -> T:
+    if isinstance(part, TextContent | TextResourceContents):
+        return part.model_copy(update={"text": escape(part.text)})
+    return part
 
 
 RESULTS = ("content", "structuredContent", "contents")
